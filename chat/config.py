@@ -1,0 +1,106 @@
+"""Settings: one frozen section per part. Flag over environment over file over default.
+
+A section is a frozen Struct; a constructor takes its section, never the whole. `CHAT_EDGE_HEARTBEAT_MS=2000` in the
+environment is `[edge] heartbeat_ms = 2000` in the file (TOML, `--config` or `CHAT_CONFIG`). Durations carry their unit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class KafkaConfig(Struct, frozen=True, kw_only=True):
+    bootstrap: str = "127.0.0.1:9092"  # comma-separated host:port
+    namespace: str = "chat"  # before every topic's name; also the consumer groups'
+    replication: int = 1  # of topics that this project creates by itself (chat.edge.*)
+    produce_timeout_ms: int = 10_000  # a batch not acknowledged by then has an unknown outcome
+    request_timeout_ms: int = 10_000
+    session_timeout_ms: int = 3_000  # consumer groups: a dead member is found after this
+    heartbeat_interval_ms: int = 500
+    max_batch_bytes: int = 900_000  # below the topic's max.message.bytes
+
+
+class RedisConfig(Struct, frozen=True, kw_only=True):
+    url: str = "redis://127.0.0.1:6379/0"
+    prefix: str = ""  # before every key
+    timeout_ms: int = 1_000
+    connections: int = 4
+
+
+class MysqlConfig(Struct, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 3306
+    user: str = "chat"
+    password: str = ""
+    database: str = "chat"
+    timeout_ms: int = 5_000  # for one crossing: connect, all statements
+    connections: int = 8
+
+
+class EdgeConfig(Struct, frozen=True, kw_only=True):
+    name: str = "edge-1"
+    listen: str = "127.0.0.1:7100"  # clients, directly
+    listen_proxy: str = "127.0.0.1:7200"  # clients through nginx: PROXY protocol v1 or v2 is required here
+    announce: str = ""  # host:port of listen_proxy as nginx reaches it; empty: listen_proxy
+    weight: int = 1  # in nginx's upstream
+    metrics: str = ""  # host:port for /metrics, /healthz, /readyz; empty: none
+    heartbeat_ms: int = 1_000
+    heartbeat_misses: int = 5
+    max_frame: int = 65_536
+    max_connections: int = 19_000
+    login_deadline_ms: int = 10_000
+    bad_before_login: int = 8  # bad requests before log-in, then closed
+    login_tries: int = 5  # bad credentials on one connection, then closed
+    login_tries_per_minute: int = 60  # per address
+    connections_per_address: int = 200  # loopback is exempt unless limit_loopback
+    limit_loopback: bool = False
+    messages_per_second: float = 200.0  # token bucket per user, and per connection
+    messages_burst: int = 2_000
+    requests_per_second: float = 100.0  # other requests, per connection
+    requests_burst: int = 500
+    outbox_bytes: int = 4 << 20  # per connection; above: goodbye 2003
+    publish_queue_bytes: int = 32 << 20  # of all connections; above: sends are refused `unavailable`
+    linger_ms: float = 3.0  # while busy, a produce cycle does not start sooner than this after the one before
+    receipts_ms: int = 200  # acknowledgements are coalesced over this
+    lease_ms: int = 4_000
+    sweep_s: int = 60  # every session's location is asserted again over this time
+    sync_wait_ms: int = 2_000  # how long a sync waits for persist
+    drain_s: float = 10.0
+    hashers: int = 2  # argon2 computations at a time
+    token_days: int = 30
+    seen_ahead_ms: int = 5_000  # a client's `seen` may be this far ahead of the wall clock
+    too_old_messages: int = 20_000  # a device further behind starts from the heads
+    stream_days: int = 30  # a stream not written for longer is left out of the heads and refused
+    strangers: bool = True  # may those who are not friends write to each other
+
+
+class RouterConfig(Struct, frozen=True, kw_only=True):
+    name: str = "router-1"
+    metrics: str = ""
+    max_records: int = 2_000  # a cycle
+    linger_ms: float = 3.0
+    commit_ms: int = 500
+    warm_records: int = 5_000  # read before the commit, per partition, to know `prev` again
+    prev_entries: int = 500_000  # bounded memory of `prev`
+
+
+class PersistConfig(Struct, frozen=True, kw_only=True):
+    name: str = "persist-1"
+    metrics: str = ""
+    max_records: int = 2_000  # a transaction
+    linger_ms: float = 5.0
+    commit_ms: int = 2_000  # to Kafka, for the lag that tools show; the truth is in MySQL
+    stream_entries: int = 500_000  # bounded memory of stream heads
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    kafka: KafkaConfig = KafkaConfig()
+    redis: RedisConfig = RedisConfig()
+    mysql: MysqlConfig = MysqlConfig()
+    edge: EdgeConfig = EdgeConfig()
+    router: RouterConfig = RouterConfig()
+    persist: PersistConfig = PersistConfig()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
