@@ -20,9 +20,7 @@ from chat.records import Consumed, Record, TopicPartition
 class Producer(Protocol):
     """An idempotent producer with acks=all. Not for concurrent use: one `produce` at a time."""
 
-    async def produce(
-        self, batches: Mapping[TopicPartition, Sequence[Record]]
-    ) -> Mapping[TopicPartition, int | PartError]:
+    async def produce(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> Mapping[TopicPartition, int | PartError]:
         """Append each batch to its partition, in order and in one go per partition; returns when the outcome of all is
         known or given up: the offset of the batch's first record, or a PartError. **PartAway means unknown**: the batch
         may be in the log, may come into it later, or never. BadData: certainly not in the log (too large …).
