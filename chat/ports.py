@@ -180,6 +180,10 @@ class Database(Protocol):
         """Definitions (migrations), statement by statement."""
         ...
 
+    def lock(self, name: str) -> Lock:
+        """`async with database.lock(name) as held`: entering does not wait; False where another has it."""
+        ...
+
 
 class Lock(Protocol):
     """A named lock of the database that a dead holder cannot keep."""
