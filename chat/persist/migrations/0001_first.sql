@@ -1,8 +1,9 @@
 -- Users, people, groups, tokens, devices; the record; what persist knows.
--- SQL that MySQL 8 and MariaDB 10.11 both take. Migrations are numbered and only add.
+-- SQL that MySQL 8 and MariaDB 10.11 both take. Migrations are numbered and only add; a statement that
+-- was done already does no harm (a run may be cut off), so an ALTER is a file of its own.
 -- timeline, conversation: `u42` or `g7`. Positions: generation × 2^44 + offset + 1.
 
-CREATE TABLE users (
+CREATE TABLE IF NOT EXISTS users (
   id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
   name VARCHAR(32) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   password VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, -- argon2id, PHC string
@@ -11,7 +12,7 @@ CREATE TABLE users (
   UNIQUE KEY by_name (name)
 ) ENGINE=InnoDB;
 
-CREATE TABLE tokens (
+CREATE TABLE IF NOT EXISTS tokens (
   hash BINARY(32) NOT NULL PRIMARY KEY, -- SHA-256 of the token
   user BIGINT NOT NULL,
   device VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -21,7 +22,7 @@ CREATE TABLE tokens (
   KEY by_expiry (expires_at)
 ) ENGINE=InnoDB;
 
-CREATE TABLE devices (
+CREATE TABLE IF NOT EXISTS devices (
   user BIGINT NOT NULL,
   device VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   label VARCHAR(128) CHARACTER SET utf8mb4 NOT NULL DEFAULT '',
@@ -31,7 +32,7 @@ CREATE TABLE devices (
 ) ENGINE=InnoDB;
 
 -- What each device has acknowledged.
-CREATE TABLE cursors (
+CREATE TABLE IF NOT EXISTS cursors (
   user BIGINT NOT NULL,
   device VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   timeline VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -40,7 +41,7 @@ CREATE TABLE cursors (
 ) ENGINE=InnoDB;
 
 -- Each side of a friendship is kept from the notices in that user's own timeline.
-CREATE TABLE friends (
+CREATE TABLE IF NOT EXISTS friends (
   user BIGINT NOT NULL,
   other BIGINT NOT NULL,
   state ENUM('friend','asked','asking') NOT NULL,
@@ -48,7 +49,7 @@ CREATE TABLE friends (
   PRIMARY KEY (user, other)
 ) ENGINE=InnoDB;
 
-CREATE TABLE blocks (
+CREATE TABLE IF NOT EXISTS blocks (
   user BIGINT NOT NULL, -- who blocks
   other BIGINT NOT NULL, -- who is blocked
   created_at BIGINT NOT NULL,
@@ -56,7 +57,7 @@ CREATE TABLE blocks (
   KEY by_other (other)
 ) ENGINE=InnoDB;
 
-CREATE TABLE chat_groups (
+CREATE TABLE IF NOT EXISTS chat_groups (
   id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
   name VARCHAR(128) CHARACTER SET utf8mb4 NOT NULL,
   open TINYINT NOT NULL DEFAULT 0,
@@ -65,7 +66,7 @@ CREATE TABLE chat_groups (
 ) ENGINE=InnoDB;
 
 -- Membership as position intervals of the group's timeline: from the notice of the join to that of the leave.
-CREATE TABLE members (
+CREATE TABLE IF NOT EXISTS members (
   chat_group BIGINT NOT NULL,
   user BIGINT NOT NULL,
   from_position BIGINT NOT NULL,
@@ -75,7 +76,7 @@ CREATE TABLE members (
   KEY by_user (user, to_position)
 ) ENGINE=InnoDB;
 
-CREATE TABLE invitations (
+CREATE TABLE IF NOT EXISTS invitations (
   chat_group BIGINT NOT NULL,
   user BIGINT NOT NULL,
   inviter BIGINT NOT NULL,
@@ -84,7 +85,7 @@ CREATE TABLE invitations (
 ) ENGINE=InnoDB;
 
 -- The record: one row per record of a timeline (`read` and `delivered` are state, below).
-CREATE TABLE messages (
+CREATE TABLE IF NOT EXISTS messages (
   timeline VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   position BIGINT NOT NULL,
   conversation VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -101,7 +102,7 @@ CREATE TABLE messages (
 ) ENGINE=InnoDB;
 
 -- Stream heads; never archived: duplicates are known by them.
-CREATE TABLE streams (
+CREATE TABLE IF NOT EXISTS streams (
   timeline VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   conversation VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   sender BIGINT NOT NULL,
@@ -113,7 +114,7 @@ CREATE TABLE streams (
 ) ENGINE=InnoDB;
 
 -- How far a user has read a conversation.
-CREATE TABLE read_marks (
+CREATE TABLE IF NOT EXISTS read_marks (
   user BIGINT NOT NULL,
   conversation VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   sent_at BIGINT NOT NULL,
@@ -121,7 +122,7 @@ CREATE TABLE read_marks (
 ) ENGINE=InnoDB;
 
 -- How far a sender's messages have reached a device of the other.
-CREATE TABLE delivered_marks (
+CREATE TABLE IF NOT EXISTS delivered_marks (
   user BIGINT NOT NULL, -- the sender
   conversation VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   stream BIGINT NOT NULL,
@@ -131,7 +132,7 @@ CREATE TABLE delivered_marks (
 ) ENGINE=InnoDB;
 
 -- Persist's next offset per partition: the truth about what is stored. The row exists before persist begins.
-CREATE TABLE offsets (
+CREATE TABLE IF NOT EXISTS offsets (
   topic VARCHAR(200) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   topic_partition INT NOT NULL,
   topic_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -141,6 +142,6 @@ CREATE TABLE offsets (
 ) ENGINE=InnoDB;
 
 -- What an operator sees: messages that wait for a device.
-CREATE VIEW offline_messages AS
+CREATE OR REPLACE VIEW offline_messages AS
   SELECT c.user, c.device, m.timeline, m.position, m.conversation, m.sent_at, m.sender, m.kind, m.body
   FROM cursors c JOIN messages m ON m.timeline = c.timeline AND m.position > c.position;
