@@ -20,6 +20,7 @@ class KafkaConfig(Struct, frozen=True, kw_only=True):
     session_timeout_ms: int = 3_000  # consumer groups: a dead member is found after this
     heartbeat_interval_ms: int = 500
     max_batch_bytes: int = 900_000  # below the topic's max.message.bytes
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"  # all but none and gzip need cramjam
 
 
 class RedisConfig(Struct, frozen=True, kw_only=True):
@@ -95,6 +96,32 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     stream_entries: int = 500_000  # bounded memory of stream heads
 
 
+class NginxConfig(Struct, frozen=True, kw_only=True):
+    listen: str = "127.0.0.1:7000"  # the front: where clients connect
+    balance: Literal["least_conn", "round_robin", "hash", "consistent_hash"] = "least_conn"  # hash: of the client's address
+    clients: int = 12_000  # connections to be held; descriptors are made to fit
+    workers: int = 2
+    idle_s: int = 300  # a client that is silent both ways for longer is cut: far above the heartbeat
+    connect_ms: int = 1_000  # to an edge; then the next one is tried
+    fail_s: int = 1  # an edge that refused is passed over for this long
+    lost_ms: int = 3_000  # an edge whose lease is gone for longer is taken out (a restarted one is back sooner)
+    settle_ms: int = 300  # changes are gathered over this before a reload
+    drain_s: int = 86_400  # old workers keep their connections this long after a reload
+    module: str = ""  # path of ngx_stream_module.so; empty: looked for
+
+
+class UpConfig(Struct, frozen=True, kw_only=True):
+    edges: int = 2
+    routers: int = 1
+    persists: int = 1
+    parts: str = "kafka,redis,mariadb,nginx"  # servers to run; those left out are yours, by [kafka], [redis], [mysql]
+    first_port: int = 0  # 0: the well-known high ports; otherwise all ports are taken from here upwards
+    kafka_heap_mb: int = 512
+    mysql_pool_mb: int = 256  # InnoDB buffer pool
+    log_mb: int = 16  # a process's log is cut above this, one old file is kept
+    start_s: int = 120  # `chat up` waits this long for everything to be ready
+
+
 class Config(Struct, frozen=True, kw_only=True):
     kafka: KafkaConfig = KafkaConfig()
     redis: RedisConfig = RedisConfig()
@@ -102,5 +129,7 @@ class Config(Struct, frozen=True, kw_only=True):
     edge: EdgeConfig = EdgeConfig()
     router: RouterConfig = RouterConfig()
     persist: PersistConfig = PersistConfig()
+    nginx: NginxConfig = NginxConfig()
+    up: UpConfig = UpConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
