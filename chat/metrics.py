@@ -32,18 +32,86 @@ class EdgeMetrics:
         self.messages = Counter("chat_edge_messages_total", "Messages taken from clients", registry=r)
         self.accepted = Counter("chat_edge_accepted_total", "Messages that Kafka has acknowledged", registry=r)
         self.accept = Histogram(
-            "chat_edge_accept_seconds", "From the intake of a cycle's oldest message to accepted", buckets=LATENCIES, registry=r
+            "chat_edge_accept_seconds",
+            "From the intake of a cycle's oldest message to accepted",
+            buckets=LATENCIES,
+            registry=r,
         )
         self.cycle = Histogram("chat_edge_produce_seconds", "A produce cycle", buckets=LATENCIES, registry=r)
         self.cycle_records = Histogram("chat_edge_produce_records", "Records of a produce cycle", buckets=SIZES, registry=r)
-        self.failed_cycles = Counter("chat_edge_produce_failures_total", "Produce cycles with an unknown outcome", registry=r)
+        self.failed_cycles = Counter(
+            "chat_edge_produce_failures_total", "Produce cycles with an unknown outcome", registry=r
+        )
         self.queue = Gauge("chat_edge_publish_queue_bytes", "Bytes waiting for Kafka or under way", registry=r)
         self.deliveries = Counter("chat_edge_deliveries_total", "Deliveries read from the edge's topic", registry=r)
         self.fanned_out = Counter("chat_edge_delivered_frames_total", "Delivery frames written to sessions", registry=r)
         self.delay = Histogram(
-            "chat_edge_delivery_seconds", "From sent_at to the session's outbox, oldest of a batch", buckets=LATENCIES, registry=r
+            "chat_edge_delivery_seconds",
+            "From sent_at to the session's outbox, oldest of a batch",
+            buckets=LATENCIES,
+            registry=r,
         )
         self.resyncs = Counter("chat_edge_resyncs_total", "Resync hints sent", ["why"], registry=r)
         self.lease_losses = Counter("chat_edge_lease_losses_total", "Registrations written anew", ["why"], registry=r)
         self.unregistered = Gauge("chat_edge_registrations_pending", "Locations and groups not yet written", registry=r)
         self.acks = Counter("chat_edge_acks_total", "Acknowledgements from devices", registry=r)
+
+
+class RouterMetrics:
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.records = Counter("chat_router_records_total", "Records read, without those of a warm-up", registry=r)
+        self.deliveries = Counter("chat_router_deliveries_total", "Deliveries that Kafka has acknowledged", registry=r)
+        self.offline = Counter("chat_router_offline_total", "Records that no edge was to get", registry=r)
+        self.unroutable = Counter("chat_router_unroutable_total", "Records that are no messages", registry=r)
+        self.dead_locations = Counter(
+            "chat_router_dead_locations_total", "Locations of incarnations without lease", registry=r
+        )
+        self.refused = Counter("chat_router_refused_total", "Deliveries that Kafka refuses for good, dropped", registry=r)
+        self.failures = Counter("chat_router_failures_total", "Cycles given up and read again", ["part"], registry=r)
+        self.broadcasting = Gauge("chat_router_broadcasting", "1 while Redis is away and all edges get all", registry=r)
+        self.partitions = Gauge("chat_router_partitions", "Partitions owned", registry=r)
+        self.lag = Gauge("chat_router_lag_records", "Records between what was read and the end", registry=r)
+        self.cycle = Histogram("chat_router_cycle_seconds", "From fetched to acknowledged", buckets=LATENCIES, registry=r)
+        self.cycle_records = Histogram("chat_router_cycle_records", "Records of a cycle", buckets=SIZES, registry=r)
+        self.lookup = Histogram("chat_router_lookup_seconds", "A look-up in Redis", buckets=LATENCIES, registry=r)
+        self.fetched = Histogram(
+            "chat_router_fetched_seconds", "From sent_at to fetched, oldest of a cycle", buckets=LATENCIES, registry=r
+        )
+        self.routed = Histogram(
+            "chat_router_routed_seconds",
+            "From sent_at to the edge's topic, oldest of a cycle",
+            buckets=LATENCIES,
+            registry=r,
+        )
+
+
+class PersistMetrics:
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.records = Counter("chat_persist_records_total", "Records whose offset was committed", ["topic"], registry=r)
+        self.rows = Counter("chat_persist_rows_total", "Rows stored", registry=r)
+        self.duplicates = Counter(
+            "chat_persist_duplicates_total", "Records dropped, since they were stored before", registry=r
+        )
+        self.holes = Counter("chat_persist_holes_total", "Records above the next seq of their stream", registry=r)
+        self.dead = Counter("chat_persist_dead_total", "Records put into the topic of the dead", registry=r)
+        self.conflicts = Counter(
+            "chat_persist_conflicts_total", "Batches rolled back: another owns the partition", registry=r
+        )
+        self.failures = Counter("chat_persist_failures_total", "Cycles given up and read again", ["part"], registry=r)
+        self.partitions = Gauge("chat_persist_partitions", "Partitions owned", registry=r)
+        self.lag = Gauge("chat_persist_lag_records", "Records between what was read and the end", registry=r)
+        self.streams = Gauge("chat_persist_streams", "Stream heads in memory", registry=r)
+        self.transaction = Histogram(
+            "chat_persist_transaction_seconds", "From fetched to committed", buckets=LATENCIES, registry=r
+        )
+        self.transaction_records = Histogram(
+            "chat_persist_transaction_records", "Records at once", buckets=SIZES, registry=r
+        )
+        self.stored = Histogram(
+            "chat_persist_stored_seconds", "From sent_at to committed, oldest of a batch", buckets=LATENCIES, registry=r
+        )
+        self.trimmed = Counter(
+            "chat_persist_trimmed_records_total", "Records deleted from the log, being stored", registry=r
+        )

@@ -42,6 +42,17 @@ class Topics:
     def edge(self, edge: str) -> str:
         return self.edge_prefix + edge
 
+    def generation_topic(self, generation: int) -> str:
+        """The topic of the messages of a generation."""
+        return f"{self.messages}.{generation}" if generation else self.messages
+
+    def generation_of(self, topic: str) -> int | None:
+        """The generation of a topic of messages; None: it is none."""
+        if topic == self.messages:
+            return 0
+        number = topic.removeprefix(f"{self.messages}.")
+        return int(number) if number != topic and number.isascii() and number.isdigit() and number[0] != "0" else None
+
 
 class TopicPartition(NamedTuple):
     topic: str
