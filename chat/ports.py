@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from chat.errors import PartError
+from chat.errors import Conflict, PartAway, PartError
 from chat.records import Consumed, Record, TopicPartition
 
 # ------------------------------------------------------------------ Kafka
@@ -23,7 +23,8 @@ class Producer(Protocol):
     async def produce(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> Mapping[TopicPartition, int | PartError]:
         """Append each batch to its partition, in order and in one go per partition; returns when the outcome of all is
         known or given up: the offset of the batch's first record, or a PartError. **PartAway means unknown**: the batch
-        may be in the log, may come into it later, or never. BadData: certainly not in the log (too large …).
+        may be in the log, may come into it later, or never. BadData and NoSuchTopic: certainly not in the log (too
+        large …; no such partition, now).
 
         After any PartError the driver's producer has been thrown away; the next call begins with a new one.
         A batch must fit `max_batch_bytes`; larger ones are cut by the caller (`records.cut`).
@@ -57,7 +58,7 @@ class GroupConsumer(Protocol):
         ...
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit next offsets. Raises Conflict when the group has moved on (a rebalance): read on, it was lost."""
+        """Commit next offsets. Raises GroupMoved (a Conflict) after or during a rebalance: poll on, it was lost."""
         ...
 
     async def pause(self, partitions: Sequence[TopicPartition]) -> None:
@@ -87,6 +88,18 @@ class OutOfRange(PartError):
     def __init__(self, partitions: Mapping[TopicPartition, int]) -> None:
         super().__init__("kafka", f"offsets out of range: {dict(partitions)}")
         self.partitions = partitions
+
+
+class NoSuchTopic(PartAway):
+    """The topic or partition is not there (now): nothing of the batch is in the log."""
+
+
+class GroupMoved(Conflict):
+    """A commit was refused, since the group has moved on: the partitions may be another's. Poll on."""
+
+    def __init__(self, message: str) -> None:
+        PartError.__init__(self, "kafka", f"the group has moved on: {message}")
+        self.index = self.found = 0
 
 
 class LogAdmin(Protocol):

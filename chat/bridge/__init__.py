@@ -1,0 +1,12 @@
+"""Adapters of `chat.ports`: the only place that knows asyncio and the drivers.
+
+async with open_bridge(), open_producer(config.kafka) as producer, open_memory(config.redis) as memory: …
+"""
+
+from chat.bridge.kafka_admin import open_log_admin
+from chat.bridge.kafka_group import open_group_consumer
+from chat.bridge.kafka_producer import open_producer
+from chat.bridge.kafka_reader import open_log_reader
+from chat.bridge.loop import open_bridge
+
+__all__ = ["open_bridge", "open_group_consumer", "open_log_admin", "open_log_reader", "open_producer"]
