@@ -95,6 +95,11 @@ class FakeEdge:
             peer.send(p.GoodbyeFrame(code=code, reason="told to", retry_after_ms=retry_after_ms))
             peer.out.close()
 
+    def resync(self) -> None:
+        for peer in self.peers:
+            if peer.user:
+                peer.send(p.Resync())
+
     # -------------------------------------------------------------- connection
 
     async def connection(self, stream: trio.SocketStream) -> None:
