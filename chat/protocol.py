@@ -168,7 +168,10 @@ class Search(Request, tag="search", kw_only=True):
 
 
 class FindUser(Request, tag="find_user", kw_only=True):
-    name: Annotated[str, Meta(max_length=128)]
+    """By name, or by number: a message brings the number of its sender alone."""
+
+    name: Annotated[str, Meta(max_length=128)] | None = None
+    user: Id | None = None
 
 
 class FriendRequest(Request, tag="friend_request", kw_only=True):

@@ -44,6 +44,7 @@ MAX_EVENTS: Final = 10_000
 BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try; doubled each time
 BACKOFF_MAX: Final = 10.0
 STABLE: Final = 5.0  # a connection that lived as long begins the back-off anew
+NAME_TIMEOUT: Final = 2.0
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
 Reply = TypeVar("Reply", bound=protocol.Frame)
@@ -83,6 +84,7 @@ class Client:
         self._connection: Connection | None = None
         self._changed = trio.Event()
         self._watched: list[int] = []
+        self._nameless: set[int] = set()
 
     # -------------------------------------------------------------- life
 
@@ -332,6 +334,20 @@ class Client:
         found = await self.ask(protocol.FindUser(name=name), protocol.UserReply)
         self._name({f"u{found.user}": found.name})
         return found.user
+
+    async def user_name(self, user: int) -> str:
+        """The name of a user: known, or asked for in a short time, or made of the number."""
+        what = f"u{user}"
+        if what not in self.names and user not in self._nameless:
+            try:
+                found = await self.ask(protocol.FindUser(user=user), protocol.UserReply, NAME_TIMEOUT)
+                self._name({what: found.name})
+            except ChatError as error:
+                if not error.retriable and len(self._nameless) < MAX_EVENTS:
+                    self._nameless.add(user)
+            except (ConnectionLost, RequestTimeout, LoggedOut):
+                pass  # the next message of his asks again
+        return self.name_of(what)
 
     async def friends(self) -> list[protocol.Friend]:
         answer = await self.ask(protocol.Friends(), protocol.FriendsReply)

@@ -339,9 +339,10 @@ class FakeEdge:
         return next(name for name, (number, _) in self.users.items() if number == user)
 
     def on_find_user(self, peer: Peer, request: p.FindUser) -> p.Frame:
-        if request.name not in self.users:
-            raise ChatError("not_found", "no such user")
-        return p.UserReply(user=self.users[request.name][0], name=request.name)
+        for name, (user, _) in self.users.items():
+            if request.name == name or request.user == user:
+                return p.UserReply(user=user, name=name)
+        raise ChatError("not_found", "no such user")
 
     def _friendship(self, peer: Peer, kind: str, user: int, mine: str | None, theirs: str | None) -> p.Frame:
         for one, other, state in ((peer.user, user, mine), (user, peer.user, theirs)):
