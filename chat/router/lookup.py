@@ -13,7 +13,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
+import trio
+from prometheus_client import Gauge
 
+from chat.backoff import Backoff
 from chat.errors import PartError
 from chat.ports import Command
 from chat.ports import Memory as Redis
@@ -107,3 +110,36 @@ def _locations(timeline: str, reply: Sequence[bytes]) -> list[Location]:
         except (ValueError, IndexError):
             log.error("a location cannot be read", timeline=timeline)
     return locations
+
+
+class Breaker:
+    """Open while Redis is away, so that no cycle waits for its time-out; `run` asks in the background whether it is back."""
+
+    def __init__(self, redis: Redis, gauge: Gauge) -> None:
+        self._redis = redis
+        self._gauge = gauge
+        self._tripped = trio.Event()
+
+    @property
+    def open(self) -> bool:
+        return self._tripped.is_set()
+
+    def trip(self) -> None:
+        self._gauge.set(1)
+        self._tripped.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._tripped.wait()
+            backoff = Backoff()
+            while self.open:
+                await trio.sleep(backoff.next())
+                try:
+                    for reply in await self._redis.pipeline([("PING",)]):
+                        _checked(reply)
+                except PartError:
+                    continue
+                self._tripped = trio.Event()
+                self._gauge.set(0)
+                log.info("Redis is back: locations are asked for again")

@@ -45,7 +45,9 @@ class Memory:
         an older generation."""
         self._read[partition] = _Read(offset, first_ever)
 
-    def keep_only(self, partitions: Collection[TopicPartition]) -> None:
+    def keep_only(self, partitions: Collection[TopicPartition], bound: int) -> None:
+        """The others are lost; `bound` from now on."""
+        self._bound = max(1, bound)
         for gone in self._read.keys() - set(partitions):
             del self._read[gone]
 
@@ -60,7 +62,7 @@ class Memory:
             key = record.key or b""
             prev = read.last.pop(key, 0 if read.complete else None)
             read.last[key] = position(generation, record.offset)
-            if len(read.last) > self._bound:
+            while len(read.last) > self._bound:
                 del read.last[next(iter(read.last))]
                 read.complete = False
             yield prev

@@ -1,0 +1,278 @@
+"""The router's cycle: records in, look-up, deliveries out, watermark.
+
+    poll ──> memory of prev ──> look-up (after the fetch) ──> plan ──> produce, all acknowledged ──> done up to here
+                                                                                                         │
+    any error: wait, begin again from the commit <────────────────────────── commit now and then <──────┘
+
+**Beginning** at a partition (assigned, regained, after an error) empties the memory and reads a stretch before the commit
+first, without delivering: what was read without a gap is memory again.
+
+Committed is only what is done: a delivery is done when Kafka has acknowledged it, when the edge's incarnation is dead or
+its topic is gone, or when Kafka refuses it for good. Deliveries may be repeated, so nothing is lost by reading again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+import trio
+
+from chat.backoff import Backoff
+from chat.config import RouterConfig
+from chat.errors import BadData, Conflict, PartError, SetupError
+from chat.metrics import RouterMetrics
+from chat.ports import GroupConsumer, LogAdmin, NoSuchTopic, Poll, Producer
+from chat.records import Consumed, DeliveryBatch, Record, TopicPartition, Topics, pack_deliveries
+from chat.router.lookup import Breaker, Lookup
+from chat.router.plan import Item, Memory, cut, item, plan
+
+log = structlog.get_logger()
+
+#: Longest wait for records; how soon a stop is seen.
+POLL_S: Final = 0.2
+LAG_S: Final = 1.0
+
+
+Fetched = Mapping[TopicPartition, Sequence[Consumed]]
+
+
+class Place(NamedTuple):
+    """Where reading of a partition began to count: below `deliver_from` it is only remembered."""
+
+    generation: int
+    deliver_from: int
+
+
+class Router:
+    """One member of the group. Build it, then `run` it once."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        topics: Topics,
+        *,
+        consumer: GroupConsumer,
+        producer: Producer,
+        admin: LogAdmin,
+        lookup: Lookup,
+        breaker: Breaker,
+        metrics: RouterMetrics,
+        max_batch_bytes: int,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._consumer = consumer
+        self._producer = producer
+        self._admin = admin
+        self._lookup = lookup
+        self._breaker = breaker
+        self._metrics = metrics
+        self._max_bytes = max_batch_bytes
+        self._memory = Memory(config.prev_entries)
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._again: set[TopicPartition] = set()  # to be begun
+        self._places: dict[TopicPartition, Place] = {}
+        self._done: dict[TopicPartition, int] = {}  # next offsets that are not committed yet
+        self._commit_at = self._lag_at = 0.0
+        self._edge_topics: frozenset[str] = frozenset()  # as last listed
+        self.ready = False
+
+    async def run(self, stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Route until `stop` is set, then finish the cycle and commit. Started when the group has answered. Raises
+        SetupError. Cancelled: what was not committed is delivered again by whoever comes next."""
+        backoff = Backoff()
+        while not stop.is_set():
+            started = trio.current_time()
+            try:
+                moving = await self._cycle()
+            except PartError as error:
+                self._metrics.failures.labels(error.part).inc()
+                log.warning("cycle given up", part=error.part, error=error.message)
+                self._again |= self._owned
+                await backoff.wait(stop)
+                continue
+            backoff.reset()
+            if not self.ready:
+                self.ready = True
+                task_status.started()
+            if moving:
+                await trio.sleep_until(started + self._config.linger_ms / 1000)
+        await self._commit()
+
+    async def _cycle(self) -> bool:
+        """True where there was something to do."""
+        poll = await self._consumer.poll(POLL_S, self._config.max_records)
+        self._take_over(poll)
+        records = {p: r for p, r in poll.records.items() if p not in self._again}
+        if self._again:
+            await self._begin(sorted(self._again))
+        if records:
+            await self._route(records)
+        now = trio.current_time()
+        if self._done and now >= self._commit_at:
+            self._commit_at = now + self._config.commit_ms / 1000
+            await self._commit()
+        if now >= self._lag_at:
+            self._lag_at = now + LAG_S
+            self._metrics.lag.set(sum((await self._consumer.position_lag()).values()))
+        return bool(records)
+
+    # ---------------------------------------------------------------- partitions come and go
+
+    def _take_over(self, poll: Poll) -> None:
+        if poll.assignment != self._owned:
+            self._owned = poll.assignment
+            self._memory.keep_only(self._owned, self._config.prev_entries // max(1, len(self._owned)))
+            self._metrics.partitions.set(len(self._owned))
+            log.info("partitions assigned", partitions=[f"{t}/{p}" for t, p in sorted(self._owned)])
+        self._again = (self._again | poll.regained) & self._owned
+        for partition in self._done.keys() - (self._owned - self._again):
+            del self._done[partition]  # it is, or was meanwhile, another's: what we did there is not ours to commit
+
+    async def _begin(self, partitions: Sequence[TopicPartition]) -> None:
+        committed = await self._consumer.committed(partitions)
+        starts = await self._admin.start_offsets(partitions)
+        ends = await self._admin.end_offsets(partitions)
+        seek = {}
+        for p in partitions:
+            commit = committed.get(p)
+            deliver_from = max(starts[p], commit or 0)
+            if deliver_from > ends[p]:
+                raise SetupError(
+                    f"{p.topic}/{p.partition} ends at {ends[p]}, but the routers have committed {deliver_from}: the topic "
+                    "was made anew or has lost records. See what `chat persist` says, then `chat admin new-generation`"
+                )
+            if commit is not None and commit < starts[p]:
+                log.warning(
+                    "trimmed before it was delivered; devices will sync", partition=p, commit=commit, start=starts[p]
+                )
+            generation = self._topics.generation_of(p.topic) or 0
+            seek[p] = max(starts[p], deliver_from - self._config.warm_records)
+            self._memory.begin(p, seek[p], first_ever=seek[p] == 0 and generation == 0)
+            self._places[p] = Place(generation, deliver_from)
+        await self._consumer.seek(seek)
+        self._again.clear()
+
+    async def _commit(self) -> None:
+        """What cannot be committed is delivered again."""
+        if not self._done:
+            return
+        done, self._done = self._done, {}
+        try:
+            await self._consumer.commit(done)
+        except Conflict as error:
+            log.info("not committed, the group has moved on", error=error.message)
+        except PartError as error:
+            log.warning("not committed", part=error.part, error=error.message)
+            self._done = done | self._done
+
+    # ---------------------------------------------------------------- deliveries
+
+    async def _route(self, records: Fetched) -> None:
+        began = trio.current_time()
+        items, ends, count = self._items(records)
+        if items:
+            oldest = min(i.delivery.sent_at for i in items)
+            self._metrics.fetched.observe(max(0.0, time.time() - oldest / 1000))
+            await self._deliver(await self._decide(items))
+            self._metrics.routed.observe(max(0.0, time.time() - oldest / 1000))
+        self._done |= ends
+        if count:
+            self._metrics.records.inc(count)
+            self._metrics.cycle_records.observe(count)
+            self._metrics.cycle.observe(trio.current_time() - began)
+
+    def _items(self, fetched: Fetched) -> tuple[list[Item], dict[TopicPartition, int], int]:
+        """The deliveries of a fetch; where each partition is then done; how many records counted."""
+        items: list[Item] = []
+        ends: dict[TopicPartition, int] = {}
+        count = 0
+        for partition, records in fetched.items():
+            generation, deliver_from = self._places[partition]
+            for record, prev in zip(records, self._memory.read(partition, generation, records), strict=True):
+                if record.offset < deliver_from:
+                    continue
+                count += 1
+                one = item(record, generation, prev)
+                if one is None:
+                    self._metrics.unroutable.inc()
+                else:
+                    items.append(one)
+            if records[-1].offset >= deliver_from:
+                ends[partition] = records[-1].offset + 1
+        return items, ends, count
+
+    async def _decide(self, items: Sequence[Item]) -> dict[str, deque[DeliveryBatch]]:
+        """Batches by edge topic."""
+        if not self._breaker.open:
+            timelines = dict.fromkeys(i.delivery.timeline for i in items)
+            try:
+                with self._metrics.lookup.time():
+                    found, leased = await self._lookup.find(timelines)
+            except PartError as error:
+                log.warning("Redis is away: all edges get all", error=error.message)
+                self._breaker.trip()
+            else:
+                made = plan(items, found, leased, self._max_bytes)
+                self._metrics.offline.inc(made.offline)
+                self._metrics.dead_locations.inc(made.dead)
+                return {self._topics.edge(edge): deque(batches) for edge, batches in made.edges.items()}
+        self._edge_topics = await self._listed()
+        batches = list(cut(items, None, self._max_bytes))
+        return {topic: deque(batches) for topic in self._edge_topics}
+
+    async def _listed(self) -> frozenset[str]:
+        return frozenset(t for t in await self._admin.topics() if t.startswith(self._topics.edge_prefix))
+
+    async def _deliver(self, waiting: dict[str, deque[DeliveryBatch]]) -> None:
+        """Produce all, in rounds of one batch for each edge. Raises PartError where an outcome is unknown."""
+        if not waiting.keys() <= self._edge_topics:
+            self._edge_topics = await self._listed()
+            for gone in waiting.keys() - self._edge_topics:
+                del waiting[gone]  # the edge cannot live
+        while waiting:
+            round_ = {TopicPartition(topic, 0): batches.popleft() for topic, batches in waiting.items()}
+            outcome = await self._producer.produce(dict(_records(round_.items())))
+            unknown: PartError | None = None
+            for partition, batch in round_.items():
+                result = outcome[partition]
+                batches = waiting[partition.topic]
+                if isinstance(result, int):
+                    self._metrics.deliveries.inc(len(batch.deliveries))
+                elif isinstance(result, NoSuchTopic):
+                    self._edge_topics -= {partition.topic}
+                    batches.clear()
+                elif isinstance(result, BadData):
+                    batches.extendleft(reversed(self._halves(partition.topic, batch, result)))
+                else:
+                    unknown = result
+                if not batches:
+                    del waiting[partition.topic]
+            if unknown is not None:
+                self._edge_topics = frozenset()
+                raise unknown
+
+    def _halves(self, topic: str, batch: DeliveryBatch, error: BadData) -> list[DeliveryBatch]:
+        """A batch that Kafka refuses; its devices will sync what is dropped here."""
+        many = batch.deliveries
+        if len(many) == 1:
+            self._metrics.refused.inc()
+            log.error("delivery refused", topic=topic, timeline=many[0].timeline, pos=many[0].pos, error=error.message)
+            return []
+        middle = len(many) // 2
+        return [DeliveryBatch(batch.incarnation, many[:middle]), DeliveryBatch(batch.incarnation, many[middle:])]
+
+
+def _records(round_: Iterable[tuple[TopicPartition, DeliveryBatch]]) -> Iterator[tuple[TopicPartition, list[Record]]]:
+    """Each batch packed; one that goes to several edges is packed once."""
+    now = int(time.time() * 1000)
+    packed: dict[int, Record] = {}
+    for partition, batch in round_:
+        record = packed.get(id(batch))
+        if record is None:
+            record = packed[id(batch)] = Record(None, pack_deliveries(batch), now)
+        yield partition, [record]
