@@ -8,5 +8,15 @@ from chat.bridge.kafka_group import open_group_consumer
 from chat.bridge.kafka_producer import open_producer
 from chat.bridge.kafka_reader import open_log_reader
 from chat.bridge.loop import open_bridge
+from chat.bridge.mysql import open_database
+from chat.bridge.redis import open_memory
 
-__all__ = ["open_bridge", "open_group_consumer", "open_log_admin", "open_log_reader", "open_producer"]
+__all__ = [
+    "open_bridge",
+    "open_database",
+    "open_group_consumer",
+    "open_log_admin",
+    "open_log_reader",
+    "open_memory",
+    "open_producer",
+]

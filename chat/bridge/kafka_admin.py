@@ -138,7 +138,7 @@ class KafkaLogAdmin:
     async def _delete_records(self, client: AIOKafkaClient, before: Mapping[TopicPartition, int]) -> None:
         async def ask(node: int, by_topic: ByTopic) -> list[None]:
             answer = await client.send(node, DeleteRecordsRequest(list(by_topic.items()), self._config.request_timeout_ms))
-            for topic, partitions, *_ in answer.topics:
+            for topic, partitions, *_tags in answer.topics:
                 for partition, _low, code, *_ in partitions:
                     raise_for(code, f"{topic}/{partition}")
             return []
