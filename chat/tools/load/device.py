@@ -1,0 +1,411 @@
+"""One connection of the load: a client with one device, that keeps to the protocol and does nothing besides.
+
+Off → connecting → greeting (hello) → opening (register, log-in or token) → syncing → ready. A lost connection is told to
+the fleet, which says when to come back. What a device knows (positions, outbox) outlives its connections.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from enum import IntEnum
+from errno import EINPROGRESS
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from chat import protocol
+from chat.errors import Goodbye
+from chat.protocol import encode, frame
+from chat.tools.load import wire
+from chat.tools.load.chain import Chain, Offer
+from chat.tools.load.ledger import Track
+from chat.tools.load.reactor import BROKEN, READ, WRITE
+
+if TYPE_CHECKING:
+    from chat.tools.load.accounts import Account
+    from chat.tools.load.fleet import Fleet
+
+_RECEIVE: Final = 1 << 16
+_CHOKED: Final = 1 << 18  # bytes that wait for the socket; above it nothing more is written
+_ANSWER_LIMIT: Final = 15.0  # seconds
+IP_BIND_ADDRESS_NO_PORT: Final = 24  # Linux; the socket module does not name it
+
+
+class State(IntEnum):
+    OFF = 0
+    CONNECTING = 1
+    GREETING = 2
+    OPENING = 3
+    SYNCING = 4
+    READY = 5
+
+
+class Device:
+    __slots__ = ("account", "answers", "asked_at", "attempts", "chains", "fleet", "gone_since", "group_chains", "heard",
+                 "leaving", "own", "rest", "retry_after", "sock", "state", "tracks", "waiting", "wrote")  # fmt: skip
+
+    def __init__(self, fleet: Fleet, account: Account) -> None:
+        self.fleet = fleet
+        self.account = account
+        self.state = State.OFF
+        self.sock: socket.socket | None = None
+        self.rest = b""  # of a frame that has not come whole
+        self.waiting = bytearray()  # for the socket to take it
+        self.chains: dict[str, Chain] = {}
+        self.own: Chain | None = None
+        self.group_chains: dict[int, Chain] = {}
+        self.tracks: list[Track] = []  # on which it sends
+        self.answers: dict[str, Callable[[Any], None]] = {}
+        self.heard = self.wrote = self.asked_at = 0.0
+        self.attempts = 0  # since it was last ready
+        self.gone_since = 0.0
+        self.retry_after = 0.0
+        self.leaving = 0  # the code of a goodbye that came
+
+    # -------------------------------------------------------------- the connection
+
+    def connect(self, server: tuple[str, int], source: str | None) -> None:
+        sock = self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.state, self.heard, self.leaving, self.retry_after = State.CONNECTING, monotonic(), 0, 0.0
+        try:
+            if source is not None:
+                # the port is chosen when the destination is known: the same one may serve several sources and servers
+                sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+                sock.bind((source, 0))
+            error = sock.connect_ex(server)
+        except OSError as failure:
+            error = failure.errno or -1
+        self.fleet.reactor.add(sock.fileno(), self, WRITE)
+        if error not in (0, EINPROGRESS):
+            self.lost("connect")
+
+    def ready(self, events: int) -> None:
+        if self.state is State.CONNECTING:
+            self._connected()
+            return
+        if events & WRITE:
+            self._write_on()
+        if self.sock is not None and events & (READ | BROKEN):
+            self._read()
+
+    def _connected(self) -> None:
+        sock = cast(socket.socket, self.sock)
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.lost("connect")
+            return
+        self.state = State.GREETING
+        self.fleet.reactor.modify(sock.fileno(), READ)
+        self.write(wire.HELLO)
+
+    def _read(self) -> None:
+        try:
+            data = cast(socket.socket, self.sock).recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.lost("goodbye" if self.leaving else "cut")
+            return
+        now = monotonic_ns()
+        self.heard = now / 1e9
+        bodies, self.rest = wire.cut(self.rest + data if self.rest else data)
+        for body in bodies:
+            if body == wire.HEARTBEAT_BODY:
+                continue
+            try:
+                event = wire.decode(body)
+            except msgspec.DecodeError:
+                self.fleet.fault("bad frame from the edge")
+                self.lost("bad_frame")
+                return
+            if type(event) is wire.Delivery:
+                self._delivery(event, now // 1000)
+            elif event is not None:
+                _ON[event.__class__](self, event, now // 1000)
+                if self.sock is None:
+                    return
+
+    def write(self, data: bytes) -> None:
+        sock = self.sock
+        if sock is None:
+            return
+        self.wrote = monotonic()
+        if self.waiting:
+            self.waiting += data
+            return
+        try:
+            sent = sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.lost("cut")
+            return
+        if sent < len(data):
+            self.waiting += data[sent:]
+            self.fleet.reactor.modify(sock.fileno(), READ | WRITE)
+
+    def _write_on(self) -> None:
+        sock = cast(socket.socket, self.sock)
+        try:
+            sent = sock.send(self.waiting)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.lost("cut")
+            return
+        del self.waiting[:sent]
+        if not self.waiting:
+            self.fleet.reactor.modify(sock.fileno(), READ)
+            for track in self.tracks:
+                self.flush(track)
+
+    def lost(self, reason: str) -> None:
+        """The connection is over. The fleet decides about the next."""
+        was, sock = self.state, self.sock
+        if sock is None:
+            return
+        self.fleet.reactor.remove(sock.fileno())
+        sock.close()
+        self.sock, self.state, self.rest = None, State.OFF, b""
+        self.waiting.clear()
+        self.answers.clear()
+        for chain in self.chains.values():
+            chain.disconnected()
+        for track in self.tracks:
+            track.reconnected()
+        self.fleet.device_lost(self, was, reason)
+
+    # -------------------------------------------------------------- opening
+
+    def _welcome(self, event: protocol.Welcome, now: int) -> None:
+        self.fleet.welcomed(event)
+        account = self.account
+        self.state = State.OPENING
+        if account.token:
+            self.write(frame(encode(protocol.Resume(token=account.token, device=account.device))))
+        elif account.user:
+            self._log_in()
+        else:
+            self.write(frame(encode(protocol.Register(name=account.name, password=self.fleet.accounts.secret))))
+
+    def _log_in(self) -> None:
+        account = self.account
+        request = protocol.Login(
+            name=account.name, password=self.fleet.accounts.secret, device=account.device, label="chat load"
+        )
+        self.write(frame(encode(request)))
+
+    def _registered(self, event: protocol.Registered, now: int) -> None:
+        self.account.user = event.user
+        self._log_in()
+
+    def _logged_in(self, event: protocol.LoggedIn, now: int) -> None:
+        account = self.account
+        account.user, account.token = event.user, event.token
+        self.state = State.SYNCING
+        if self.own is None:
+            self.own = self._chain(f"u{event.user}", event.cursors.get(f"u{event.user}", 0))
+        for group in event.groups:
+            if group not in self.group_chains:
+                self.group_chains[group] = self._chain(f"g{group}", event.cursors.get(f"g{group}", 0))
+        for chain in self.chains.values():
+            self._sync(chain)
+        for track in self.tracks:
+            self.flush(track)
+
+    def _chain(self, timeline: str, known: int) -> Chain:
+        return self.chains.setdefault(timeline, Chain(timeline, known))
+
+    def _error(self, event: protocol.Error, now: int) -> None:
+        rid = str(event.rid)
+        if event.stream is not None:
+            self._send_refused(event)
+        elif rid in self.chains:
+            self.chains[rid].failed()
+            self._sync(self.chains[rid])
+        elif rid in self.answers:
+            self.answers.pop(rid)(event)
+        elif event.code == "exists" and self.state is State.OPENING:
+            self._log_in()
+        elif event.code == "token_expired" and self.state is State.OPENING:
+            self.account.token = ""
+            self.lost("token_expired")
+        elif event.code == "bad_credentials" and self.account.user and self.state is State.OPENING:
+            self.account.user = 0  # the users file is of another cluster, or of one begun anew: register
+            self.fleet.accounts.groups.clear()
+            self.lost("unknown_here")
+        else:
+            self.fleet.fault(f"{event.code}: {event.message}")
+            if self.state is State.OPENING:
+                self.retry_after = (event.retry_after_ms or 0) / 1000
+                self.lost(event.code)
+
+    # -------------------------------------------------------------- sending
+
+    def flush(self, track: Track) -> None:
+        """Write what the track has to say, as far as may be now."""
+        if self.state < State.SYNCING or len(self.waiting) > _CHOKED or track.written == track.sent:
+            return
+        if track.held_until and track.held_until > monotonic():
+            return  # a timer comes back to it
+        self.write(b"".join(track.frames()))
+
+    def _accepted(self, event: protocol.Accepted, now: int) -> None:
+        try:
+            self.fleet.ledger.accepted(event.stream, event.seq, now)
+        except ValueError as error:
+            self.fleet.fault(str(error))
+
+    def _send_refused(self, event: protocol.Error) -> None:
+        ledger, fleet = self.fleet.ledger, self.fleet
+        ledger.counts.refused[event.code] = ledger.counts.refused.get(event.code, 0) + 1
+        track = ledger.stream_track(event.stream or 0)
+        if track is None:
+            return
+        if not event.retriable:
+            fleet.fault(f"send refused for good, {event.code}: {event.message}")
+            return
+        seq = event.expected if isinstance(event.expected, int) else cast(int, event.seq)
+        pause = max((event.retry_after_ms or 0) / 1000, min(0.02 * 2**track.holds, 1.0))
+        first = not track.held_until or track.held_until <= monotonic()
+        track.refused(seq, monotonic() + pause)
+        if first:
+            self._flush_later(track)
+
+    def _flush_later(self, track: Track) -> None:
+        def again() -> None:
+            if track.held_until > monotonic():
+                self._flush_later(track)
+            else:
+                self.flush(track)
+
+        self.fleet.reactor.at(track.held_until + 0.001, again)
+
+    # -------------------------------------------------------------- receiving
+
+    def _delivery(self, delivery: wire.Delivery, now: int) -> None:
+        chain = self.own if delivery.group is None else self.group_chains.get(delivery.group)
+        ledger = self.fleet.ledger
+        if chain is None:
+            return  # of a group just joined: its resync comes
+        offer = chain.offer(delivery)
+        if offer is Offer.TAKEN:
+            ledger.took(self.account.user, delivery, now)
+        elif offer is Offer.DROPPED:
+            ledger.counts.wire_duplicates += 1
+        else:
+            self._sync(chain)
+
+    def _sync(self, chain: Chain) -> None:
+        after = chain.ask()
+        if after is None:
+            return
+        self.asked_at = monotonic() + chain.pause
+        self.fleet.syncs += 1
+        if not chain.pause:
+            self.write(wire.sync_frame(chain.timeline, after))
+            return
+        sock = self.sock
+
+        def ask() -> None:
+            if self.sock is sock:
+                self.write(wire.sync_frame(chain.timeline, after))
+
+        self.fleet.reactor.after(chain.pause, ask)
+
+    def _synced(self, event: wire.Synced, now: int) -> None:
+        chain = self.chains.get(event.timeline)
+        if chain is None or not chain.asked:
+            return
+        for message in chain.answer(event):
+            self.fleet.ledger.took(self.account.user, message, now)
+        self._sync(chain)
+        if self.state is State.SYNCING and all(c.synced for c in self.chains.values()):
+            self.state = State.READY
+            self.attempts = 0
+            self.fleet.device_ready(self)
+
+    def resync(self) -> None:
+        """Ask for everything once more, though nothing says that something is missing."""
+        for chain in self.chains.values():
+            chain.hint()
+            self._sync(chain)
+
+    def _resync(self, event: protocol.Resync, now: int) -> None:
+        for timeline in self.chains if event.timelines is None else event.timelines:
+            chain = self.chains.get(timeline)
+            if chain is None:
+                if not timeline.startswith("g"):
+                    continue
+                chain = self.group_chains[int(timeline[1:])] = self._chain(timeline, 0)
+            chain.hint()
+            self._sync(chain)
+
+    # -------------------------------------------------------------- the rest
+
+    def ask(self, request: protocol.Request, then: Callable[[Any], None]) -> None:
+        """A request whose answer, or error, is given to `then`; nothing comes when the connection ends before."""
+        rid = request.rid = f"q{next(self.fleet.requests)}"
+        self.answers[rid] = then
+        self.write(frame(encode(request)))
+
+    def _answer(self, event: protocol.Ok | protocol.GroupReply, now: int) -> None:
+        then = self.answers.pop(str(event.rid), None)
+        if then is not None:
+            then(event)
+
+    def _goodbye(self, event: protocol.GoodbyeFrame, now: int) -> None:
+        self.leaving, self.retry_after = event.code, (event.retry_after_ms or 0) / 1000
+        if event.code != Goodbye.ASKED:
+            self.fleet.said_goodbye(event.code)
+        self.lost("goodbye")
+
+    def _ignore(self, event: Any, now: int) -> None:
+        """`moved`, `replaced`: the goodbye follows."""
+
+    def acknowledgements(self) -> bytes:
+        """The `ack` frames that are due."""
+        said = b""
+        for chain in self.chains.values():
+            if chain.known > chain.acknowledged:
+                chain.acknowledged = chain.known
+                said += wire.ack_frame(chain.timeline, chain.known)
+        return said
+
+    def beat(self, now: float, interval: float, limit: float) -> None:
+        """Once per heartbeat interval: say something, and see whether the edge still does."""
+        if now - self.heard > limit:
+            self.lost("silent")
+            return
+        if self.state < State.SYNCING:
+            return
+        if now - self.asked_at > _ANSWER_LIMIT and any(chain.asked for chain in self.chains.values()):
+            self.lost("sync_unanswered")
+            return
+        said = self.acknowledgements()
+        if said:
+            self.write(said)
+        elif now - self.wrote >= interval * 0.9:
+            self.write(wire.HEARTBEAT)
+
+
+_ON: Final[dict[type, Callable[[Device, Any, int], None]]] = {
+    protocol.Welcome: Device._welcome,
+    protocol.Registered: Device._registered,
+    protocol.LoggedIn: Device._logged_in,
+    protocol.Error: Device._error,
+    protocol.Accepted: Device._accepted,
+    wire.Synced: Device._synced,
+    protocol.Resync: Device._resync,
+    protocol.GoodbyeFrame: Device._goodbye,
+    protocol.Ok: Device._answer,
+    protocol.GroupReply: Device._answer,
+    protocol.Moved: Device._ignore,
+    protocol.Replaced: Device._ignore,
+    protocol.HeartbeatReply: Device._ignore,
+}
