@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -35,6 +35,8 @@ log = structlog.get_logger()
 #: Longest wait for records; how soon a stop is seen.
 POLL_S: Final = 0.2
 LAG_S: Final = 1.0
+#: A member without a partition for this long is one too many: ready, as a spare.
+IDLE_S: Final = 5.0
 
 
 Fetched = Mapping[TopicPartition, Sequence[Consumed]]
@@ -81,10 +83,11 @@ class Router:
         self._edge_topics: frozenset[str] = frozenset()  # as last listed
         self.ready = False
 
-    async def run(self, stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Route until `stop` is set, then finish the cycle and commit. Started when the group has answered. Raises
-        SetupError. Cancelled: what was not committed is delivered again by whoever comes next."""
+    async def run(self, stop: trio.Event, on_ready: Callable[[], None]) -> None:
+        """Route until `stop` is set, then finish the cycle and commit. `on_ready` is called once, when the group has
+        answered. Raises SetupError. Cancelled: what was not committed is delivered again by whoever comes next."""
         backoff = Backoff()
+        idle_at = trio.current_time() + IDLE_S
         while not stop.is_set():
             started = trio.current_time()
             try:
@@ -96,9 +99,9 @@ class Router:
                 await backoff.wait(stop)
                 continue
             backoff.reset()
-            if not self.ready:
+            if not self.ready and (self._owned or trio.current_time() > idle_at):
                 self.ready = True
-                task_status.started()
+                on_ready()
             if moving:
                 await trio.sleep_until(started + self._config.linger_ms / 1000)
         await self._commit()

@@ -1,0 +1,71 @@
+"""A router process: the ports opened, the cycle run, an end at SIGTERM."""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from chat.admin.http import serve_http
+from chat.bridge.kafka_admin import open_log_admin
+from chat.bridge.kafka_group import open_group_consumer
+from chat.bridge.kafka_producer import open_producer
+from chat.bridge.loop import open_bridge
+from chat.bridge.redis import open_memory
+from chat.config import Config
+from chat.generations import message_topics
+from chat.metrics import RouterMetrics
+from chat.notify import READY, notify
+from chat.records import Topics
+from chat.router.cycle import Router
+from chat.router.lookup import Breaker, Lookup
+from chat.stopping import stop_on_signals
+
+log = structlog.get_logger()
+
+
+async def run_router(
+    config: Config, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Route until SIGTERM, or until `stop` is set (then signals are left alone): the cycle is finished, committed, the group
+    left. Started when the group has answered. Raises SetupError."""
+    settings, topics, metrics = config.router, Topics(config.kafka.namespace), RouterMetrics()
+    async with (
+        open_bridge(),
+        open_log_admin(config.kafka) as admin,
+        open_memory(config.redis) as redis,
+        open_producer(config.kafka) as producer,
+    ):
+        generations = await message_topics(admin, topics)
+        async with (
+            open_group_consumer(config.kafka, f"{topics.namespace}-router", generations) as consumer,
+            trio.open_nursery() as nursery,
+        ):
+            breaker = Breaker(redis, metrics.broadcasting)
+            router = Router(
+                settings,
+                topics,
+                consumer=consumer,
+                producer=producer,
+                admin=admin,
+                lookup=Lookup(redis, config.redis.prefix),
+                breaker=breaker,
+                metrics=metrics,
+                max_batch_bytes=config.kafka.max_batch_bytes,
+            )
+            if stop is None:
+                stop = trio.Event()
+                await nursery.start(stop_on_signals, stop)
+            if settings.metrics:
+                await nursery.start(
+                    serve_http, settings.metrics, metrics.registry, lambda: "" if router.ready else "starting"
+                )
+            nursery.start_soon(breaker.run)
+
+            def ready() -> None:
+                log.info("ready", role="router", name=settings.name, topics=generations)
+                notify(READY)
+                task_status.started()
+
+            await router.run(stop, ready)
+            nursery.cancel_scope.cancel()
+    log.info("stopped", role="router", name=settings.name)
