@@ -78,6 +78,35 @@ class Consumed(NamedTuple):
     headers: Headers
 
 
+#: Upper bounds of what the record format adds to a batch, to a record, and to a header.
+BATCH_OVERHEAD: Final = 61
+RECORD_OVERHEAD: Final = 36
+HEADER_OVERHEAD: Final = 10
+
+
+def size_of(record: Record) -> int:
+    """At most this many bytes in a batch."""
+    size = RECORD_OVERHEAD + len(record.value) + (len(record.key) if record.key else 0)
+    for name, value in record.headers:
+        size += HEADER_OVERHEAD + 4 * len(name) + len(value)
+    return size
+
+
+def cut(records: Sequence[Record], max_batch_bytes: int) -> list[Sequence[Record]]:
+    """Pieces, in order, each of which fits a batch. A record that is too large for any has a piece to itself."""
+    pieces: list[Sequence[Record]] = []
+    start, size = 0, BATCH_OVERHEAD
+    for index, record in enumerate(records):
+        more = size_of(record)
+        if index > start and size + more > max_batch_bytes:
+            pieces.append(records[start:index])
+            start, size = index, BATCH_OVERHEAD
+        size += more
+    if start < len(records):
+        pieces.append(records[start:])
+    return pieces
+
+
 def user_timeline(user: int) -> str:
     return f"u{user}"
 
