@@ -36,8 +36,9 @@ class Screen(Protocol):
 
     def status(self, text: str, prompt: str) -> None: ...
 
-    async def read(self, take: Callable[[str], Awaitable[None]]) -> None:
-        """Call `take` with each line typed, until the end of input. One line at a time: what is typed meanwhile waits."""
+    async def read(self, take: Callable[[str], Awaitable[bool]]) -> None:
+        """Call `take` with each line typed, until the end of input or until it returns False. One line at a time: what is
+        typed meanwhile waits."""
         ...
 
 
@@ -59,10 +60,11 @@ class PlainScreen:
     def status(self, text: str, prompt: str) -> None:
         return
 
-    async def read(self, take: Callable[[str], Awaitable[None]]) -> None:
+    async def read(self, take: Callable[[str], Awaitable[bool]]) -> None:
         # A thread, since a file on standard input cannot be waited for; one that waits for a terminal is left behind.
         while line := await trio.to_thread.run_sync(self._source.readline, abandon_on_cancel=True):
-            await take(line.rstrip("\r\n"))
+            if not await take(line.rstrip("\r\n")):
+                return
 
 
 class TerminalScreen:
@@ -103,7 +105,7 @@ class TerminalScreen:
             self._status, self._prompt = text, prompt
             self._redraw()
 
-    async def read(self, take: Callable[[str], Awaitable[None]]) -> None:
+    async def read(self, take: Callable[[str], Awaitable[bool]]) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with trio.open_signal_receiver(signal.SIGWINCH) as resized:
             async with trio.open_nursery() as nursery:
@@ -116,10 +118,8 @@ class TerminalScreen:
                     except EndOfInput:
                         lines = None
                     self._redraw()
-                    if lines is None:
+                    if lines is None or not await _each(lines, take):
                         break
-                    for line in lines:
-                        await take(line)
                 nursery.cancel_scope.cancel()
 
     async def _follow_size(self, resized: AsyncIterator[int]) -> None:
@@ -145,3 +145,10 @@ class TerminalScreen:
             sys.stdout.write(f"\x1b[{width(prompt) + at}C")
         sys.stdout.flush()
         self._drawn = True
+
+
+async def _each(lines: list[str], take: Callable[[str], Awaitable[bool]]) -> bool:
+    for line in lines:
+        if not await take(line):
+            return False
+    return True

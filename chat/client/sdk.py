@@ -80,6 +80,7 @@ class Client:
         self._listener = listener
         self._events: deque[ev.Event] = deque()
         self._event_came, self._event_taken = trio.Event(), trio.Event()
+        self._waits_for_events = False
         self._timelines: Timelines | None = None
         self._connection: Connection | None = None
         self._changed = trio.Event()
@@ -150,8 +151,9 @@ class Client:
             self.sending.disconnected()
 
     async def leave(self) -> None:
-        """Say goodbye: `run` returns. The token stays, the outbox too."""
-        if self._connection:
+        """Acknowledge what was shown and say goodbye: `run` returns. The token stays, the outbox too."""
+        if self._connection and self._timelines:
+            self._timelines.acknowledge()
             await self._connection.leave()
 
     # -------------------------------------------------------------- waiting
@@ -164,6 +166,10 @@ class Client:
     def caught_up(self) -> bool:
         """Everything missed has been read since the last log-in."""
         return self._timelines is not None and self._timelines.caught_up
+
+    def all_taken(self) -> bool:
+        """Whoever takes `events()` has come back for more, and there is none."""
+        return not self._events and self._waits_for_events
 
     async def wait_connected(self) -> None:
         """Raises LoggedOut when it cannot be any more."""
@@ -192,7 +198,10 @@ class Client:
             if self.finished:
                 return
             self._event_came = trio.Event()
+            self._waits_for_events = True
+            self._notify()
             await self._event_came.wait()
+            self._waits_for_events = False
 
     def _emit(self, event: ev.Event) -> None:
         if self._listener:

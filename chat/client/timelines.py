@@ -213,14 +213,18 @@ class Timelines:
         while True:
             await self._ack_due.wait()
             self._ack_due = trio.Event()
-            acks, self._acks = self._acks, {}
-            try:
-                for timeline, pos in acks.items():
-                    if self._connection and timeline in self._readers:
-                        self._connection.post(protocol.Ack(timeline=timeline, pos=pos))
-            except ConnectionLost:
-                return
+            self.acknowledge()
             await trio.sleep(ACK_EVERY)
+
+    def acknowledge(self) -> None:
+        """Send now what is to be acknowledged."""
+        acks, self._acks = self._acks, {}
+        try:
+            for timeline, pos in acks.items():
+                if self._connection and timeline in self._readers:
+                    self._connection.post(protocol.Ack(timeline=timeline, pos=pos))
+        except ConnectionLost:
+            return  # the next log-in's cursor is older: nothing rests on it
 
     async def _tick(self) -> None:
         while True:

@@ -1,0 +1,234 @@
+"""Talking by lines: events become lines, lines become messages or commands. What `chat talk` is made of.
+
+A line is written once: what was received is numbered in the store, and the number of the last line written is kept there
+too, so that a restart begins with what came in after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+from chat.client import events as ev
+from chat.client.connection import ConnectionLost, RequestTimeout
+from chat.client.outbox import Entry
+from chat.client.screen import Screen
+from chat.client.sdk import Client, LoggedOut
+from chat.client.text import MARKS, clean, clock, colour, cut
+from chat.errors import ChatError
+from chat.protocol import Message
+from chat.records import conversation_of
+
+FAILED_KEPT: Final = 100
+
+
+class Usage(Exception):
+    """A command was written wrongly; the text says how it is."""
+
+
+class Talk:
+    def __init__(self, client: Client, screen: Screen) -> None:
+        self.client, self.screen = client, screen
+        self.current: str | None = None  # conversation
+        self.failed: deque[Entry] = deque(maxlen=FAILED_KEPT)
+        self.failures = 0  # commands and messages
+        self._newest: dict[str, Entry] = {}  # own message by conversation
+        self._mark = ""
+
+    # -------------------------------------------------------------- events
+
+    async def follow(self) -> None:
+        """Write what happens, until the client has ended."""
+        await self._unwritten()
+        self.refresh()
+        async for event in self.client.events():
+            await self._event(event)
+            self.refresh()
+
+    async def _unwritten(self) -> None:
+        """What an earlier run received and did not come to write."""
+        written = int(self.client.store.get("written") or 0)
+        for number, timeline, message in self.client.store.received_after(written):
+            conversation = conversation_of(timeline, message.sender, message.to, message.group)
+            await self._message(ev.MessageShown(conversation, message, timeline, number, None))
+
+    async def _event(self, event: ev.Event) -> None:
+        if isinstance(event, ev.MessageShown):
+            await self._message(event)
+        elif isinstance(event, ev.EntryChanged):
+            await self._own(event)
+        elif isinstance(event, ev.PresenceChanged):
+            for user, online in event.users.items():
+                self.note(f"{await self.client.user_name(user)} is {'on line' if online else 'off line'}")
+        elif isinstance(event, ev.StartedOver):
+            self.note("away for long: what was missed here is in /history")
+        elif isinstance(event, ev.Connected):
+            if self.screen.interactive:
+                self.note(f"connected to {event.edge}{' again' if event.again else ''}")
+        elif isinstance(event, ev.Disconnected):
+            if event.retry_in is None:
+                self.note(f"the end: {clean(event.ended.reason)}")
+            elif self.screen.interactive:
+                self.note(f"not connected ({clean(str(event.ended))}); trying again")
+
+    async def _message(self, event: ev.MessageShown) -> None:
+        message = event.message
+        if message.kind != "text":
+            text = await self.notice(event.conversation, message)
+            if text:
+                self.note(text, message.sent_at)
+        elif event.entry is None:  # the own ones are written when they are accepted
+            self.screen.write(await self.line(event.conversation, message))
+            if event.conversation == self.current and message.sender != self.client.user:
+                self.client.mark_read(event.conversation)
+        self.client.store.put("written", str(event.number))
+
+    async def _own(self, event: ev.EntryChanged) -> None:
+        entry, name = event.entry, await self.title(event.entry.conversation)
+        if event.state == "accepted":
+            self._newest[entry.conversation] = entry
+            self.screen.write(self._own_line(entry, name, MARKS["accepted"]))
+        elif event.state == "failed":
+            self.failed.append(entry)
+            self.failures += 1
+            mark = colour(f"{MARKS['failed']} ({event.why}), /retry sends it again", "red", self.screen.colours)
+            self.screen.write(self._own_line(entry, name, mark))
+        elif event.state in ("delivered", "read") and self._newest.get(entry.conversation) == entry:
+            self._mark = f"{MARKS[event.state]}: {cut(clean(entry.text), 30)}"
+            if not self.screen.interactive:
+                self.note(f"{MARKS[event.state]} {name}: {clean(entry.text)}")
+
+    # -------------------------------------------------------------- lines
+
+    async def line(self, conversation: str, message: Message) -> str:
+        """A message of kind text as a line."""
+        text = clean(message.text) if isinstance(message.text, str) else ""
+        at = colour(f"[{clock(message.sent_at)}]", "dim", self.screen.colours)
+        mine = message.sender == self.client.user
+        title = await self.title(conversation)
+        if mine:
+            return f"{at} → {title}: {text}"
+        sender = colour(clean(await self.client.user_name(message.sender)), "cyan", self.screen.colours)
+        return f"{at} {sender}: {text}" if conversation[0] == "u" else f"{at} {title} {sender}: {text}"
+
+    async def notice(self, conversation: str, message: Message) -> str:
+        """What a message of another kind says; empty where it needs no words."""
+        me = self.client.user
+        extra = message.extra if isinstance(message.extra, dict) else {}
+        who = clean(await self.client.user_name(message.sender))
+        other = clean(await self.client.user_name(message.to)) if message.to else ""
+        text = f": {clean(message.text)}" if isinstance(message.text, str) and message.text else ""
+        match message.kind:
+            case "friend_request":
+                return (
+                    f"you asked {other}" if message.sender == me else f"{who} asks to be your friend{text} (/accept {who})"
+                )
+            case "friend_accepted":
+                return f"you and {other if message.sender == me else who} are friends"
+            case "friend_rejected":
+                return "" if message.sender == me else f"{who} does not want to be your friend"
+            case "friend_removed":
+                return "" if message.sender == me else f"{who} is no friend any more"
+            case "group_invited":
+                return f"{who} invites you to {clean(str(extra.get('name', '')))} (/join {extra.get('group')})"
+            case "group_joined" | "group_left" | "group_removed":
+                return await self._membership(conversation, message, extra)
+        return ""
+
+    async def _membership(self, conversation: str, message: Message, extra: dict[str, object]) -> str:
+        group, user = extra.get("group"), extra.get("user")
+        if not isinstance(group, int) or not isinstance(user, int):
+            return ""
+        own = user == self.client.user
+        if own == (message.group is not None):
+            return ""  # of two records of one event, one is told: the own one to him, the group's to the others
+        verb = {"group_joined": "came into", "group_left": "left", "group_removed": "removed from"}[message.kind]
+        who = "you" if own else clean(str(extra.get("name") or await self.client.user_name(user)))
+        return f"{who} {'were ' if own and verb[0] == 'r' else ''}{verb} {await self.title(f'g{group}')}"
+
+    def _own_line(self, entry: Entry, name: str, mark: str) -> str:
+        at = colour(f"[{clock(entry.created)}]", "dim", self.screen.colours)
+        return f"{at} → {name}: {clean(entry.text)}  {mark}"
+
+    async def title(self, conversation: str) -> str:
+        """`bob` or `#tea`."""
+        if conversation[0] == "u":
+            return clean(await self.client.user_name(int(conversation[1:])))
+        if conversation not in self.client.names and self.client.connected:
+            with suppress(ChatError, RequestTimeout, ConnectionLost, LoggedOut):  # then it is called by its number
+                await self.client.groups()
+        name = clean(self.client.names.get(conversation, ""))
+        return f"#{name}" if name else f"#{conversation[1:]}"
+
+    def note(self, text: str, sent_at: int | None = None) -> None:
+        at = clock(sent_at if sent_at is not None else int(time.time() * 1000))
+        self.screen.write(colour(f"[{at}] * {text}", "dim", self.screen.colours))
+
+    def refresh(self) -> None:
+        """The status row and the prompt."""
+        client = self.client
+        name = client.name_of(self.current) if self.current else ""
+        title = clean(f"#{name}" if self.current and self.current[0] == "g" else name)
+        waiting = len(client.sending)
+        unread = [(s.conversation, s.unread) for s in client.conversations if s.unread and s.conversation != self.current]
+        parts = [
+            f"{client.name} @ {client.edge}" if client.connected else "not connected",
+            f"{MARKS['sending']} {waiting} waiting" if waiting else self._mark,
+            " ".join(f"{clean(client.name_of(c))} ({n})" for c, n in unread[:8]),
+        ]
+        self.screen.status(" · ".join(p for p in parts if p), f"{title or 'nobody'}> ")
+
+    # -------------------------------------------------------------- what is typed
+
+    def say(self, text: str, conversation: str | None = None) -> None:
+        """Send to a conversation, by default the current one. Raises Usage where there is none."""
+        to = conversation or self.current
+        if to is None:
+            raise Usage("to whom? /to NAME or /to #GROUP first; /help shows the commands")
+        self.client.send_text(to, text)
+
+    def sorry(self, text: str) -> None:
+        self.failures += 1
+        self.screen.write(colour(f"! {clean(text)}", "red", self.screen.colours))
+
+    async def open(self, target: str) -> None:
+        """Make a conversation the current one."""
+        self.current = await self.resolve(target)
+        self._mark = ""
+        if self.screen.interactive:
+            await self.history(self.current, 10)
+        self.client.mark_read(self.current)
+
+    async def resolve(self, target: str) -> str:
+        """`bob`, `#tea` or `#7` as a conversation. Raises Usage, ChatError `not_found`."""
+        if not target.startswith("#"):
+            return f"u{await self.client.find_user(target)}"
+        wanted = target[1:]
+        groups = await self.client.groups()
+        found = [g.group for g in groups if wanted in (g.name, str(g.group))]
+        if len(found) > 1:
+            numbers = ", ".join(f"#{g}" for g in found)
+            raise Usage(f"several groups are called {wanted}: {numbers}")
+        if not found:
+            raise Usage(f"you are in no group {target}; /groups shows yours, /join NUMBER goes into one")
+        return f"g{found[0]}"
+
+    async def history(self, conversation: str, limit: int) -> None:
+        """Write the newest lines of a conversation."""
+        page = await self.client.history(conversation, limit)
+        for message in reversed(page.messages):
+            if message.kind == "text":
+                self.screen.write(await self.line(conversation, message))
+            elif text := await self.notice(conversation, message):
+                self.note(text, message.sent_at)
+
+    # -------------------------------------------------------------- the end of input
+
+    async def finish(self) -> bool:
+        """Everything is accepted, everything missed is read and written. False where something failed."""
+        client = self.client
+        await client.wait_until(lambda: len(client.sending) == 0 and client.caught_up)
+        await client.wait_until(client.all_taken)
+        return self.failures == 0

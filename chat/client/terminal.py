@@ -1,0 +1,163 @@
+"""`chat talk`: the terminal client. In a pipe it reads lines from standard input and ends with it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import click
+import trio
+
+from chat.client.commands import typed
+from chat.client.connection import Ended
+from chat.client.screen import PlainScreen, Screen, TerminalScreen
+from chat.client.sdk import Client, LoggedOut
+from chat.client.store import Store, path_of
+from chat.client.talk import Talk
+from chat.errors import SetupError
+
+DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DEFAULT_SERVER: Final = "127.0.0.1:7000"
+
+
+def addresses(text: str) -> list[str]:
+    """`host:port,host:port`. Raises click.BadParameter."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found or not all(re.fullmatch(r".+:\d{1,5}", address) for address in found):
+        raise click.BadParameter(f"{text!r} is not host:port")
+    return found
+
+
+def _state_folder() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "chat"
+
+
+@click.command("talk")
+@click.argument("name")
+@click.option(
+    "--server", envvar="CHAT_SERVER", default=DEFAULT_SERVER, show_default=True, help="host:port; several by commas."
+)
+@click.option("--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its first line.")
+@click.option("--register", is_flag=True, help="Make the account first, if it does not exist.")
+@click.option("--to", "target", help="Whom to write to: NAME or #GROUP.")
+@click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), help="Where this device keeps what it must not forget."
+)
+@click.option("--plain", is_flag=True, help="Plain lines even on a terminal.")
+@click.option("--wait", default=30.0, show_default=True, help="In a pipe: seconds to wait for the last to be accepted.")
+def talk(  # noqa: PLR0917  # click gives them by name
+    name: str, server: str, password_file: Path | None, register: bool, target: str | None, state: Path | None, plain: bool,
+    wait: float,
+) -> None:  # fmt: skip
+    """Chat as NAME. Type lines, or commands: /help.
+
+    The password is taken from CHAT_PASSWORD, from --password-file, or asked for; later starts use the token kept in the
+    state folder. Exit code: 0 all is accepted, 1 something failed, 2 usage, 3 the server was not reached.
+    """
+    servers = addresses(server)
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not plain
+    try:
+        store = Store(path_of(state or _state_folder(), servers[0], name))
+    except SetupError as error:
+        raise SystemExit(_complain(str(error), FAILED)) from None
+    try:
+        password, register = _credentials(store, name, password_file, register)
+        client = Client(servers, name, store, password=password, register=register, label="chat talk")
+        with ExitStack() as stack:
+            colours = not os.environ.get("NO_COLOR")
+            screen: Screen = (
+                stack.enter_context(TerminalScreen.open(colours))
+                if interactive
+                else PlainScreen(sys.stdin, sys.stdout, colours and sys.stdout.isatty())
+            )
+            code = trio.run(_talk, client, screen, target, wait)
+        if code != DONE and client.finished:
+            _complain(client.finished.reason, code)
+        elif code == UNREACHABLE:
+            _complain(f"{server} was not reached within {wait:g} s", code)
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        store.close()
+    raise SystemExit(code)
+
+
+def _credentials(store: Store, name: str, file: Path | None, register: bool) -> tuple[str | None, bool]:
+    """The password, None where the token is enough; and whether to register."""
+    password = os.environ.get("CHAT_PASSWORD") or None
+    if file is not None:
+        password = file.read_text().partition("\n")[0].rstrip("\r")
+    if password is not None or (store.get("token") is not None and not register):
+        return password, register
+    if not sys.stdin.isatty():
+        hint = "CHAT_PASSWORD or --password-file; --register makes the account"
+        raise SystemExit(_complain(f"no password for {name}: {hint}", USAGE))
+    if not register:
+        answer = input(f"{name} is not logged in here. Is it an account already? [Y/n] ")
+        register = answer.strip().lower().startswith("n")
+    password = getpass.getpass(f"Password of {name}: ")
+    if register and getpass.getpass("Once more: ") != password:
+        raise SystemExit(_complain("the two differ", USAGE))
+    return password, register
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"chat talk: {text}", file=sys.stderr)
+    return code
+
+
+async def _talk(client: Client, screen: Screen, target: str | None, wait: float) -> int:
+    talk = Talk(client, screen)
+    code = DONE
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        nursery.start_soon(talk.follow)
+        try:
+            code = await _converse(talk, target, wait)
+        except LoggedOut:
+            code = FAILED
+        await client.leave()
+        nursery.cancel_scope.cancel()
+    return code
+
+
+async def _converse(talk: Talk, target: str | None, wait: float) -> int:
+    client = talk.client
+    if talk.screen.interactive:
+        await client.wait_connected()
+    else:
+        with trio.move_on_after(wait) as scope:
+            await client.wait_connected()
+        if scope.cancelled_caught:
+            return UNREACHABLE
+    if target:
+        await typed(talk, f"/to {target}")
+    elif talk.screen.interactive:
+        await typed(talk, "/list")
+    ended: Ended | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def stop_when_finished() -> None:
+            nonlocal ended
+            try:
+                await client.wait_until(lambda: False)
+            except LoggedOut as out:
+                ended = out.ended
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop_when_finished)
+        await talk.screen.read(lambda line: typed(talk, line))
+        nursery.cancel_scope.cancel()
+    if ended:
+        return FAILED
+    if talk.screen.interactive:
+        return DONE
+    with trio.move_on_after(wait):
+        return DONE if await talk.finish() else FAILED
+    left = len(client.sending)
+    return _complain(f"{left} not accepted within {wait:g} s; kept, and sent at the next start", FAILED)
