@@ -18,7 +18,7 @@ from typing import NamedTuple
 from chat.persist.parse import FRIEND_KINDS, Dead, Entry, Parsed
 from chat.persist.relations import Groups, befriend
 from chat.protocol import MEMBERSHIP_KINDS, STATE_KINDS, Message
-from chat.records import Receipts
+from chat.records import Receipts, TopicPartition
 
 
 class Stream(NamedTuple):
@@ -34,6 +34,7 @@ class Head(NamedTuple):
     next_seq: int
     last_sent_at: int
     last_position: int
+    partition: TopicPartition  # where it was read
 
 
 class Delivered(NamedTuple):
@@ -138,7 +139,7 @@ def _text(
     changes.rows.append(entry)
     firsts[stream, seq] = entry
     sent_at = entry.message.sent_at
-    changes.heads[stream] = Head(seq + 1, max(sent_at, head.last_sent_at) if head else sent_at, entry.pos)
+    changes.heads[stream] = Head(seq + 1, max(sent_at, head.last_sent_at) if head else sent_at, entry.pos, entry.partition)
 
 
 def _mark(entry: Entry, changes: Changes) -> None:
