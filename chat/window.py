@@ -72,6 +72,11 @@ class Window:
             return Gap(lane.expected)
         return Again(lane.acknowledged if lane.acknowledged >= lane.start else None)
 
+    def expected(self, conversation: str, stream: int) -> int | None:
+        """The seq that would be taken; None: whichever comes first."""
+        lane = self._lanes.get((conversation, stream))
+        return None if lane is None else lane.expected
+
     def refuse(self, conversation: str, stream: int, seq: int) -> None:
         """A send was refused, for good or for now, without being offered. Its seq stays the expected one. Raises Full."""
         if (conversation, stream) not in self._lanes:

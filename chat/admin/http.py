@@ -1,6 +1,6 @@
 """`/metrics`, `/healthz` and `/readyz` for every role: a GET, one answer, the connection is closed.
 
-    await nursery.start(serve_http, "127.0.0.1:9100", registry, ready)
+await nursery.start(serve_http, "127.0.0.1:9100", registry, ready)
 """
 
 from __future__ import annotations

@@ -147,6 +147,8 @@ class Context:
     log: LogAdmin
     #: Services of the business handlers by their type (built in `edge/services.py`): accounts, syncs, watches …
     services: Any
+    #: What takes `send`, `ack` and `read` (sends.Intake).
+    intake: Any = None
 
 
 class Handler(NamedTuple):

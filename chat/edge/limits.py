@@ -18,8 +18,7 @@ class TokenBucket:
     def take(self, now: float, rate: float, burst: float, cost: float = 1.0) -> float:
         """0 where `cost` tokens were taken; else how many seconds until they are there (nothing was taken)."""
         tokens = self.tokens + (now - self.at) * rate
-        if tokens > burst:
-            tokens = burst
+        tokens = min(tokens, burst)
         self.at = now
         if tokens < cost:
             self.tokens = tokens

@@ -1,0 +1,290 @@
+"""Redis follows the hub: where each session is, which groups have members here, and the lease that makes both count.
+
+    loc:<user>            hash session → "<edge> <incarnation> <device>"
+    group:<group>:edges   hash edge → incarnation
+    edge:<edge>           JSON {incarnation, address, weight}, for `lease_ms`
+    edges                 set of the names of edges that ever leased
+
+One task writes, and it writes what the hub says *when the command is built*: a change only marks its session or group. So
+the last state wins, an add and a remove cannot overtake each other, and what waits while Redis is away is bounded by what
+is on line. A location that may have been missing (lease lapsed, another Redis run id, written late, found missing by the
+sweep) is followed by `resync`, after it is written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any, Final, Protocol
+
+import structlog
+import trio
+
+from chat.backoff import Backoff
+from chat.config import EdgeConfig
+from chat.edge.connection import Connection
+from chat.errors import PartAway, PartError, SetupError
+from chat.metrics import EdgeMetrics
+from chat.ports import Command, Memory
+
+CHUNK: Final = 1_000  # sessions or groups in one pipeline
+DEAD_S: Final = 7 * 86_400  # a user's locations are forgotten when none was asserted for so long
+
+#: KEYS: the lease. ARGV: its value, incarnation, ms, "take" (at start: also another's). 1 held, 0 was gone, -1 another's.
+RENEW: Final = """
+local there = redis.call('GET', KEYS[1])
+local result = 0
+if there then
+  local ok, lease = pcall(cjson.decode, there)
+  if ok and string.format('%.0f', lease.incarnation) == ARGV[2] then result = 1
+  elseif ARGV[4] ~= 'take' then return -1 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return result
+"""
+#: Only what is mine. ARGV: incarnation.
+GIVE_UP: Final = """
+local there = redis.call('GET', KEYS[1])
+if there then
+  local ok, lease = pcall(cjson.decode, there)
+  if ok and string.format('%.0f', lease.incarnation) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+end
+return 0
+"""
+
+_log = structlog.get_logger()
+
+
+class Tables(Protocol):
+    """What the hub shows."""
+
+    def members_here(self, group: int) -> Collection[Connection]: ...
+    def all_sessions(self) -> Collection[Connection]: ...
+    def all_groups(self) -> Collection[int]: ...
+    def resync(self, sessions: Collection[Connection], timelines: list[str] | None = None) -> None: ...
+
+
+class Locations:
+    def __init__(
+        self, config: EdgeConfig, *, incarnation: int, address: str, memory: Memory, prefix: str, metrics: EdgeMetrics
+    ) -> None:
+        self._config = config
+        self._incarnation = incarnation
+        self._memory = memory
+        self._metrics = metrics
+        self._address = address
+        self._lease_key = f"{prefix}edge:{config.name}"
+        self._edges_key = f"{prefix}edges"
+        self._prefix = prefix
+        self._tables: Tables | None = None
+        self._sessions: dict[str, Connection] = {}  # changed, by their id
+        self._waits: dict[str, trio.Event] = {}
+        self._groups: dict[int, None] = {}  # changed
+        self._written: set[int] = set()  # groups that are registered
+        self._hints: set[int] = set()  # groups whose members get a resync when it is written
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._held = False  # the lease was ours
+        self._draining = False
+        self._run_id = ""
+
+    def follow(self, tables: Tables) -> None:
+        self._tables = tables
+
+    @property
+    def _hub(self) -> Tables:
+        if self._tables is None:
+            raise RuntimeError("no hub to follow")
+        return self._tables
+
+    @property
+    def held(self) -> bool:
+        """The lease is ours, as far as we know."""
+        return self._held
+
+    # ------------------------------------------------------------------ changes
+
+    def session_changed(self, session: Connection) -> trio.Event:
+        """It has come or gone. Returns what is set when Redis knows."""
+        self._sessions[session.session] = session
+        self._wake.set()
+        return self._waits.setdefault(session.session, trio.Event())
+
+    def group_changed(self, group: int) -> None:
+        """It has got its first member here, or lost its last."""
+        self._groups[group] = None
+        self._wake.set()
+
+    def group_written(self, group: int) -> bool:
+        return group in self._written and group not in self._groups
+
+    def hint_group(self, group: int) -> None:
+        self._hints.add(group)
+
+    # ------------------------------------------------------------------ the writer
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write, hold the lease, sweep; until cancelled. Raises SetupError when another process takes the edge's name."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_changes)
+            nursery.start_soon(self._hold_lease)
+            nursery.start_soon(self._sweep)
+            task_status.started()
+
+    async def _write_changes(self) -> None:
+        backoff = Backoff(0.1, 2.0)
+        while True:
+            if not self._sessions and not self._groups:
+                self._idle.set()
+                self._wake = trio.Event()
+                await self._wake.wait()
+                self._idle = trio.Event()
+            try:
+                await self._write_some()
+                backoff.reset()
+            except PartError as error:
+                _log.warning("locations not written", error=error.message, waiting=len(self._sessions) + len(self._groups))
+                await trio.sleep(backoff.next())
+            self._metrics.unregistered.set(len(self._sessions) + len(self._groups))
+
+    async def _write_some(self) -> None:
+        groups = list(self._groups)[:CHUNK]
+        sessions = [] if len(groups) == CHUNK else list(self._sessions.values())[:CHUNK]
+        for group in groups:
+            del self._groups[group]
+        for session in sessions:
+            del self._sessions[session.session]
+        there = [bool(self._hub.members_here(group)) for group in groups]
+        live = [not session.ended for session in sessions]
+        commands: list[Command] = []
+        for group, here in zip(groups, there, strict=True):
+            key = f"{self._prefix}group:{group}:edges"
+            name, value = self._config.name, str(self._incarnation)
+            commands.append(("HSET", key, name, value) if here else ("HDEL", key, name))
+        for session, here in zip(sessions, live, strict=True):
+            key = f"{self._prefix}loc:{session.user}"
+            value = f"{self._config.name} {self._incarnation} {session.device}"
+            commands.append(("HSET", key, session.session, value) if here else ("HDEL", key, session.session))
+        commands += [
+            ("EXPIRE", f"{self._prefix}loc:{s.user}", DEAD_S) for s, here in zip(sessions, live, strict=True) if here
+        ]
+        try:
+            replies = await self._memory.pipeline(commands)
+            for reply in replies:
+                if isinstance(reply, PartError):
+                    raise reply
+        except PartError:
+            self._groups.update(dict.fromkeys(groups))
+            for session in sessions:
+                self._sessions.setdefault(session.session, session)
+            raise
+        for group, here, reply in zip(groups, there, replies, strict=False):
+            self._group_written(group, here, reply)
+        for session, here, reply in zip(sessions, live, replies[len(groups) :], strict=False):
+            self._session_written(session, here, reply)
+
+    def _group_written(self, group: int, here: bool, reply: Any) -> None:
+        lost = here and group in self._written and reply == 1
+        if here:
+            self._written.add(group)
+        else:
+            self._written.discard(group)
+        if lost or group in self._hints:
+            self._hints.discard(group)
+            self._hub.resync(self._hub.members_here(group), [f"g{group}"])
+
+    def _session_written(self, session: Connection, here: bool, reply: Any) -> None:
+        waits = self._waits.pop(session.session, None) if session.session not in self._sessions else None
+        if waits is not None:
+            waits.set()
+        if not here or session.ended:
+            return
+        lost = session.registered and reply == 1
+        session.registered = True
+        if lost or session.resync_when_written:
+            session.resync_when_written = False
+            self._metrics.resyncs.labels("lost" if lost else "late").inc()
+            self._hub.resync([session])
+
+    # ------------------------------------------------------------------ the lease
+
+    def _lease(self) -> str:
+        lease: dict[str, Any] = {
+            "incarnation": self._incarnation, "address": self._address, "weight": self._config.weight,
+        }  # fmt: skip
+        if self._draining:
+            lease["draining"] = True
+        return json.dumps(lease)
+
+    async def _hold_lease(self) -> None:
+        backoff = Backoff(0.1, self._config.lease_ms / 4_000)
+        while True:
+            try:
+                await self.renew()
+                backoff.reset()
+                await trio.sleep(self._config.lease_ms / 4_000)
+            except PartAway as error:
+                _log.warning("lease not renewed", error=error.message)
+                await trio.sleep(backoff.next())
+
+    async def renew(self) -> None:
+        """Take or renew the lease; register everything anew where it had lapsed or Redis is another run. Raises PartError;
+        SetupError where another process has it."""
+        take = "" if self._held else "take"
+        argv = (self._lease(), str(self._incarnation), self._config.lease_ms, take)
+        (reply,) = await self._memory.pipeline([("EVAL", RENEW, 1, self._lease_key, *argv)])
+        if isinstance(reply, PartError):
+            raise reply
+        if reply == -1:
+            raise SetupError(
+                f"another process runs as edge {self._config.name!r} now: every edge needs a name of its own; this one exits"
+            )
+        run_id = await self._memory.run_id()
+        if not self._held:
+            self._held, self._run_id = True, run_id
+            await self._memory.pipeline([("SADD", self._edges_key, self._config.name)])
+            if self._hub.all_sessions():
+                self._again("first")
+        elif reply == 0 or run_id != self._run_id:
+            self._run_id = run_id
+            self._again("lapsed" if reply == 0 else "run_id")
+
+    def _again(self, why: str) -> None:
+        """Nothing in Redis is sure any more: write all of it, and let every session sync after that."""
+        _log.warning("registering everything anew", why=why)
+        self._metrics.lease_losses.labels(why).inc()
+        for session in self._hub.all_sessions():
+            session.registered = False
+            session.resync_when_written = True
+            self._sessions[session.session] = session
+        self._groups.update(dict.fromkeys(self._hub.all_groups()))
+        self._groups.update(dict.fromkeys(self._written))
+        self._wake.set()
+
+    async def _sweep(self) -> None:
+        """Assert every session and group again over `sweep_s`, a slice at a time."""
+        slices = max(1, self._config.sweep_s)
+        while True:
+            sessions, groups = list(self._hub.all_sessions()), list(self._hub.all_groups())
+            for i in range(slices):
+                await trio.sleep(self._config.sweep_s / slices)
+                for session in sessions[i::slices]:
+                    if not session.ended:
+                        self._sessions.setdefault(session.session, session)
+                self._groups.update(dict.fromkeys(groups[i::slices]))
+                if self._sessions or self._groups:
+                    self._wake.set()
+
+    # ------------------------------------------------------------------ leaving
+
+    async def drain(self) -> None:
+        """No new clients, please: nginx drops this edge; deliveries still come."""
+        self._draining = True
+        await self.renew()
+
+    async def leave(self) -> None:
+        """When the sessions are closed: wait until that is written, then give the lease up. Raises PartError."""
+        await self._idle.wait()
+        (reply,) = await self._memory.pipeline([("EVAL", GIVE_UP, 1, self._lease_key, str(self._incarnation))])
+        if isinstance(reply, PartError):
+            raise reply

@@ -1,0 +1,162 @@
+"""Acknowledgements of devices: coalesced, checked against the log's end, written as receipts; `delivered` to senders.
+
+Every `receipts_ms` what gathered is worked off: one receipts record per (user, device), one `delivered` notice per (sender,
+recipient, stream), each with the highest number. Nothing here is the only copy: a device acknowledges again after its next
+log-in, and `delivered` for what was acknowledged without being seen by this edge is looked up at a session's first ack.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any, Final
+
+import structlog
+import trio
+
+from chat.config import EdgeConfig
+from chat.edge.clock import EdgeClock
+from chat.edge.connection import Connection
+from chat.edge.progress import EdgeProgress
+from chat.edge.publisher import EdgePublisher
+from chat.errors import ChatError, PartError
+from chat.metrics import EdgeMetrics
+from chat.ports import Database, Statement
+from chat.positions import position
+from chat.protocol import Ack, Error
+from chat.records import Receipts, Topics, message_records, notice, receipts_record
+
+LOOKUPS: Final = 50  # sessions in one crossing
+LOOKUP_ROWS: Final = 1_000
+PENDING: Final = 100_000  # (connection, timeline) pairs
+
+_log = structlog.get_logger()
+
+
+class ReceiptsLog:
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        topics: Topics,
+        publisher: EdgePublisher,
+        progress: EdgeProgress,
+        clock: EdgeClock,
+        database: Database,
+        metrics: EdgeMetrics,
+    ) -> None:
+        self._period = config.receipts_ms / 1_000
+        self._topics = topics
+        self._publisher = publisher
+        self._progress = progress
+        self._clock = clock
+        self._database = database
+        self._metrics = metrics
+        self._acks: dict[tuple[Connection, str], Ack] = {}
+        self._lookups: list[tuple[int, int, int]] = []  # user, after, up to
+        self._marks: dict[tuple[int, int, int], int] = {}  # (recipient, sender, stream) → seq
+
+    def ack(self, conn: Connection, ack: Ack) -> None:
+        """The device says that it has everything up to there. The timeline is one of its user's."""
+        key = (conn, ack.timeline)
+        before = self._acks.get(key)
+        if before is None and len(self._acks) >= PENDING:
+            raise ChatError("unavailable", "too many acknowledgements wait", part="kafka")
+        if before is None or before.pos < ack.pos:
+            self._acks[key] = ack
+
+    async def run(self) -> None:
+        """Work off what gathers, until cancelled."""
+        while True:
+            await trio.sleep(self._period)
+            try:
+                await self.flush()
+            except (ChatError, PartError) as error:
+                _log.warning("receipts wait", error=str(error))
+                await trio.sleep(random.uniform(0.2, 1.0))
+
+    async def flush(self) -> None:
+        """Write what has gathered. Raises PartError or ChatError where the log's end is not known: then all is kept."""
+        if self._acks:
+            acks, self._acks = self._acks, {}
+            try:
+                ends = await self._ends(acks.items())
+            except (ChatError, PartError):
+                for (conn, _), ack in acks.items():
+                    self.ack(conn, ack)
+                raise
+            self._metrics.acks.inc(len(acks))
+            self._write(acks, ends)
+        if self._lookups:
+            await self._look_up()
+        if self._marks:
+            marks, self._marks = self._marks, {}
+            for (recipient, sender, stream), seq in marks.items():
+                extra = {"to": recipient, "stream": stream, "seq": seq}
+                now = self._clock.now()
+                message = notice("delivered", sender=recipient, to=sender, sent_at=now, extra=extra)
+                self._publisher.offer(message_records(message, [f"u{sender}"]), None)
+
+    async def _ends(self, acks: Iterable[tuple[tuple[Connection, str], Ack]]) -> dict[str, int]:
+        """The end of each timeline, from memory where that is enough to allow the acknowledgement."""
+        ends, unsure = {}, set()
+        for (_, timeline), ack in acks:
+            place = self._publisher.partition(timeline)
+            end = position(self._publisher.generation, self._publisher.ends.get(place, 0))
+            ends[timeline] = end
+            if ack.pos >= end:
+                unsure.add(timeline)
+        if unsure:
+            ends.update(await self._progress.end(unsure))
+        return ends
+
+    def _write(self, acks: dict[tuple[Connection, str], Ack], ends: dict[str, int]) -> None:
+        receipts: dict[tuple[int, str], Receipts] = {}
+        for (conn, timeline), ack in acks.items():
+            if ack.pos >= ends[timeline]:
+                conn.send(Error(code="bad_request", message="ack: beyond the end", retriable=False, rid=ack.rid))
+            elif ack.pos:
+                who = (conn.user, conn.device)
+                if who not in receipts:
+                    receipts[who] = Receipts(conn.user, conn.device, {})
+                passed = receipts[who].acks
+                passed[timeline] = max(ack.pos, passed.get(timeline, 0))
+                if timeline[0] == "u":
+                    self._passed(conn, ack.pos)
+        now = self._clock.now()
+        self._publisher.put_keyed(self._topics.receipts, [receipts_record(r, now) for r in receipts.values()])
+
+    def _passed(self, conn: Connection, pos: int) -> None:
+        """What the device has of its user's own timeline: tell the senders who asked."""
+        if not conn.verified:
+            conn.verified = True
+            after = conn.cursors.get(f"u{conn.user}", 0)
+            if pos > after:
+                self._lookups.append((conn.user, after, pos))
+        waiting = conn.receipts
+        while waiting and waiting[0][0] <= pos:
+            _, sender, stream, seq = waiting.popleft()
+            self._mark(conn.user, sender, stream, seq)
+
+    def _mark(self, recipient: int, sender: int, stream: int, seq: int) -> None:
+        key = (recipient, sender, stream)
+        if self._marks.get(key, -1) < seq:
+            self._marks[key] = seq
+
+    async def _look_up(self) -> None:
+        lookups, self._lookups = self._lookups[:LOOKUPS], self._lookups[LOOKUPS:]
+        sql = (
+            "SELECT sender, stream, MAX(seq) FROM (SELECT sender, stream, seq FROM messages WHERE timeline = %s"
+            " AND position > %s AND position <= %s AND receipt = 1 AND kind = 'text' LIMIT %s) AS m GROUP BY sender, stream"
+        )
+        args: list[list[Any]] = [[f"u{user}", after, pos, LOOKUP_ROWS] for user, after, pos in lookups]
+        try:
+            results = await self._database.read([Statement(sql, a) for a in args])
+        except PartError:
+            if len(self._lookups) < PENDING:
+                self._lookups += lookups
+            raise
+        for (user, _, _), result in zip(lookups, results, strict=True):
+            for sender, stream, seq in result.rows:
+                if sender != user:
+                    self._mark(user, sender, stream, seq)

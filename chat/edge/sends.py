@@ -1,0 +1,189 @@
+"""`send`, `ack` and `read`: what clients put into the log. All three run in the reactor and never wait for a server.
+
+The order of a send's checks: a resend or a gap is answered by the window alone. A new one is checked for what refuses it
+for good, then for what refuses it for now; a refusal pins the stream's start in the window and takes no seq. Then it is
+taken, and from here on it is either accepted, or the connection ends with 2001.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from chat import protocol
+from chat.config import EdgeConfig
+from chat.edge.clock import EdgeClock
+from chat.edge.connection import Connection
+from chat.edge.context import Context
+from chat.edge.directory import Directory
+from chat.edge.dispatch import Later
+from chat.edge.hub import EdgeHub
+from chat.edge.publisher import EdgePublisher, MessageParcel, NoticeParcel, accepted
+from chat.edge.receipts import ReceiptsLog
+from chat.errors import ChatError, Goodbye
+from chat.metrics import EdgeMetrics
+from chat.ordering import Again, Full, Taken, Window
+from chat.protocol import Message, encode
+from chat.records import RECEIPT_HEADER, Headers, Record, TimelineRecord, message_records, notice
+
+LANES: Final = 4_000  # (conversation, stream) pairs of a connection
+_ASKED_FOR: Final[Headers] = ((RECEIPT_HEADER, b""),)
+
+
+class Intake:
+    """The edge's side of what clients send."""
+
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        hub: EdgeHub,
+        publisher: EdgePublisher,
+        clock: EdgeClock,
+        directory: Directory,
+        receipts: ReceiptsLog,
+        metrics: EdgeMetrics,
+    ) -> None:
+        self._config = config
+        self._hub = hub
+        self._publisher = publisher
+        self._clock = clock
+        self._directory = directory
+        self._receipts = receipts
+        self._messages = metrics.messages
+
+    # ------------------------------------------------------------------ send
+
+    def send(self, conn: Connection, request: protocol.Send) -> None:
+        """Raises ChatError, and Later where the recipient must be looked up first."""
+        to, group, stream, seq = request.to, request.group, request.stream, request.seq
+        if (to is None) == (group is None):
+            raise ChatError("bad_request", "send: either `to` or `group`")
+        conversation = f"g{group}" if to is None else f"u{to}"
+        window = conn.window
+        if window is None:
+            window = conn.window = Window(LANES)
+        now = conn.reactor.now()
+        try:
+            if window.expected(conversation, stream) in (None, seq):
+                try:
+                    self._check(conn, to, group, now)
+                    records = self._records(conn.user, request)
+                except ChatError:
+                    window.refuse(conversation, stream, seq)
+                    raise
+            taken = window.offer(conversation, stream, seq)
+        except Full:
+            conn.close(Goodbye.MOVED, "too many conversations and streams on one connection")
+            return
+        if isinstance(taken, Taken):
+            conn.unacknowledged += 1
+            self._messages.inc()
+            self._publisher.offer(records, MessageParcel(len(records), conn, conversation, stream, seq, now))
+        elif isinstance(taken, Again):
+            if taken.acknowledged is not None:
+                conn.send(accepted(conversation, stream, taken.acknowledged))
+        else:
+            raise ChatError("sequence_gap", f"expected {taken.expected}", expected=taken.expected)
+
+    def _check(self, conn: Connection, to: int | None, group: int | None, now: float) -> None:
+        user = conn.user
+        wait = self._hub.take_token(user, now)
+        if wait:
+            raise ChatError("rate_limited", "too many messages", retry_after_ms=int(wait * 1_000) + 1)
+        if to is not None:
+            self._may_write(user, to, now)
+        elif group not in self._hub.groups_of(user):
+            raise ChatError("forbidden", "you are not in this group")
+        self._publisher.check(now)
+
+    def _may_write(self, user: int, to: int, now: float) -> None:
+        if to in self._hub.blocked_by(user):
+            raise ChatError("blocked", "this user has blocked you")
+        if to == user:
+            return
+        directory = self._directory
+        if not directory.known(to):
+            raise Later(partial(directory.find, to))
+        if not directory.strangers and not directory.friends(user, to, now):
+            raise Later(partial(directory.find_friends, user, to))
+
+    def _records(self, user: int, request: protocol.Send) -> list[TimelineRecord]:
+        to, group = request.to, request.group
+        sent_at = self._clock.sent_at(user, request.seen)
+        extra = UNSET if request.extra is None else request.extra
+        message = Message(
+            sender=user, to=to, group=group, stream=request.stream, seq=request.seq, sent_at=sent_at, kind="text",
+            text=request.text, extra=extra,
+        )  # fmt: skip
+        try:
+            value = encode(message)
+        except (OverflowError, TypeError, ValueError, RecursionError) as error:
+            raise ChatError("bad_request", f"send: extra: {error}") from None
+        if to is None:
+            return [_record(f"g{group}", value, sent_at)]
+        if to == user:
+            return [_record(f"u{user}", value, sent_at)]
+        theirs = _record(f"u{to}", value, sent_at, _ASKED_FOR if request.receipt else ())
+        return [theirs, _record(f"u{user}", value, sent_at)]
+
+    # ------------------------------------------------------------------ ack, read
+
+    def ack(self, conn: Connection, request: protocol.Ack) -> None:
+        """Raises ChatError `forbidden`. A position beyond the end is found out when receipts are written."""
+        timeline = request.timeline
+        own = timeline[0] == "u"
+        number = int(timeline[1:])
+        if (own and number != conn.user) or (not own and number not in self._hub.groups_of(conn.user)):
+            raise ChatError("forbidden", "not a timeline of yours", **_rid(request))
+        self._receipts.ack(conn, request)
+
+    def read(self, conn: Connection, request: protocol.Read) -> None:
+        """Raises ChatError, and Later."""
+        to, group, user = request.to, request.group, conn.user
+        if (to is None) == (group is None):
+            raise ChatError("bad_request", "read: either `to` or `group`")
+        now = conn.reactor.now()
+        extra: dict[str, Any] = {"sent_at": request.sent_at}
+        timelines = [f"u{user}"]
+        if to is not None:
+            if to != user and to not in self._hub.blocked_by(user):
+                if not self._directory.known(to):
+                    raise Later(partial(self._directory.find, to))
+                timelines.append(f"u{to}")
+        elif group in self._hub.groups_of(user):
+            extra["group"] = group
+        else:
+            raise ChatError("forbidden", "you are not in this group")
+        self._publisher.check(now)
+        message = notice("read", sender=user, to=user if to is None else to, sent_at=self._clock.sent_at(user), extra=extra)
+
+        def failed(error: ChatError) -> None:
+            conn.send(protocol.Error(code=error.code, message=error.message, retriable=error.retriable, rid=request.rid))
+
+        self._publisher.offer(message_records(message, timelines), NoticeParcel(len(timelines), failed))
+
+
+def _record(timeline: str, value: bytes, sent_at: int, headers: Headers = ()) -> TimelineRecord:
+    return TimelineRecord(timeline, Record(timeline.encode(), value, sent_at, headers))
+
+
+def _rid(request: protocol.Request) -> dict[str, Any]:
+    return {} if request.rid is None else {"rid": request.rid}
+
+
+# ---------------------------------------------------------------------- handlers
+
+
+async def send(context: Context, session: Connection, request: protocol.Send) -> None:
+    context.intake.send(session, request)
+
+
+async def ack(context: Context, session: Connection, request: protocol.Ack) -> None:
+    context.intake.ack(session, request)
+
+
+async def read(context: Context, session: Connection, request: protocol.Read) -> None:
+    context.intake.read(session, request)
