@@ -19,9 +19,10 @@ from chat.client.screen import PlainScreen, Screen, TerminalScreen
 from chat.client.sdk import Client, LoggedOut
 from chat.client.store import Store, path_of
 from chat.client.talk import Talk
-from chat.errors import SetupError
+from chat.client.text import clean
+from chat.errors import Goodbye
 
-DONE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+DONE, FAILED, UNREACHABLE = 0, 1, 3
 DEFAULT_SERVER: Final = "127.0.0.1:7000"
 
 
@@ -53,7 +54,7 @@ def _state_folder() -> Path:
 def talk(  # noqa: PLR0917  # click gives them by name
     name: str, server: str, password_file: Path | None, register: bool, target: str | None, state: Path | None, plain: bool,
     wait: float,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Chat as NAME. Type lines, or commands: /help.
 
     The password is taken from CHAT_PASSWORD, from --password-file, or asked for; later starts use the token kept in the
@@ -61,10 +62,7 @@ def talk(  # noqa: PLR0917  # click gives them by name
     """
     servers = addresses(server)
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not plain
-    try:
-        store = Store(path_of(state or _state_folder(), servers[0], name))
-    except SetupError as error:
-        raise SystemExit(_complain(str(error), FAILED)) from None
+    store = Store(path_of(state or _state_folder(), servers[0], name))
     try:
         password, register = _credentials(store, name, password_file, register)
         client = Client(servers, name, store, password=password, register=register, label="chat talk")
@@ -76,15 +74,13 @@ def talk(  # noqa: PLR0917  # click gives them by name
                 else PlainScreen(sys.stdin, sys.stdout, colours and sys.stdout.isatty())
             )
             code = trio.run(_talk, client, screen, target, wait)
-        if code != DONE and client.finished:
-            _complain(client.finished.reason, code)
-        elif code == UNREACHABLE:
-            _complain(f"{server} was not reached within {wait:g} s", code)
-    except KeyboardInterrupt:
-        code = 130
     finally:
         store.close()
-    raise SystemExit(code)
+    if client.finished and client.finished.code != Goodbye.ASKED:
+        _complain(client.finished.reason)
+    elif code == UNREACHABLE:
+        _complain(f"{server} was not reached within {wait:g} s")
+    return code
 
 
 def _credentials(store: Store, name: str, file: Path | None, register: bool) -> tuple[str | None, bool]:
@@ -96,19 +92,18 @@ def _credentials(store: Store, name: str, file: Path | None, register: bool) -> 
         return password, register
     if not sys.stdin.isatty():
         hint = "CHAT_PASSWORD or --password-file; --register makes the account"
-        raise SystemExit(_complain(f"no password for {name}: {hint}", USAGE))
+        raise click.UsageError(f"no password for {name}: {hint}")
     if not register:
         answer = input(f"{name} is not logged in here. Is it an account already? [Y/n] ")
         register = answer.strip().lower().startswith("n")
     password = getpass.getpass(f"Password of {name}: ")
     if register and getpass.getpass("Once more: ") != password:
-        raise SystemExit(_complain("the two differ", USAGE))
+        raise click.UsageError("the two passwords differ")
     return password, register
 
 
-def _complain(text: str, code: int) -> int:
-    print(f"chat talk: {text}", file=sys.stderr)
-    return code
+def _complain(text: str) -> None:
+    print(f"chat talk: {clean(text)}", file=sys.stderr)
 
 
 async def _talk(client: Client, screen: Screen, target: str | None, wait: float) -> int:
@@ -159,5 +154,5 @@ async def _converse(talk: Talk, target: str | None, wait: float) -> int:
         return DONE
     with trio.move_on_after(wait):
         return DONE if await talk.finish() else FAILED
-    left = len(client.sending)
-    return _complain(f"{left} not accepted within {wait:g} s; kept, and sent at the next start", FAILED)
+    _complain(f"{len(client.sending)} not accepted within {wait:g} s; kept, and sent at the next start")
+    return FAILED
