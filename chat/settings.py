@@ -70,15 +70,18 @@ def variable(path: Path_) -> str:
     return PREFIX + "_".join(path).upper()
 
 
-def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[Path_, Any] | None = None) -> Loaded:
-    """The effective settings. `flags`: path → value; None as a value means "not given".
+def load(
+    file: Path | None, environ: Mapping[str, str], flags: Mapping[Path_, Any] | None = None, *, cluster: bool = True
+) -> Loaded:
+    """The effective settings. `flags`: path → value; None as a value means "not given". `cluster`: without a file, that of
+    the cluster in this folder is taken.
 
     Raises SettingsError: an unknown key, a wrong type, a file that is not there or no TOML.
     """
     known = fields()
     found: dict[Path_, Setting] = {path: Setting(path, _default(path), "default") for path in known}
     named = file or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
-    if named is None and CLUSTER_FILE.is_file():
+    if named is None and cluster and CLUSTER_FILE.is_file():
         named = CLUSTER_FILE
     layers = [_from_file(named, known)] if named else []
     layers.append(_from_environment(environ, known))

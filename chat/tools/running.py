@@ -62,6 +62,15 @@ def everyone() -> Iterator[Found]:
             yield found
 
 
+def group_of(leader: Identity) -> list[Identity]:
+    """Who is in the group of `leader`, which may have ended: its group keeps the number as long as it has members. Empty
+    where the number has gone to another process since."""
+    now = look(leader.pid)
+    if now is not None and now.identity != leader:
+        return []
+    return [found.identity for found in everyone() if found.group == leader.pid and found.letter not in "ZX"]
+
+
 def boot_id() -> str:
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
@@ -154,9 +163,8 @@ class Running:
             except (ProcessLookupError, PermissionError):
                 return
             return
-        for found in everyone():
-            if found.group == self.pid and found.identity != self.identity:
-                kill(found.identity, signal.SIGKILL)
+        for identity in group_of(self.identity):
+            kill(identity, signal.SIGKILL)
 
     async def stop(self, seconds: float) -> None:
         """SIGTERM (and SIGCONT, for one that is stopped would not hear it), then SIGKILL; return when it has ended, which

@@ -1,0 +1,185 @@
+"""Starting and ending a supervisor, and waiting for what it does: what `chat up` and the test harness share."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import trio
+
+from chat.config import Config
+from chat.errors import SetupError
+from chat.settings import Loaded, to_toml
+from chat.tools import programs
+from chat.tools.assembly import parts_wanted
+from chat.tools.control import ask
+from chat.tools.logfiles import last_lines
+from chat.tools.parts import write_private
+from chat.tools.running import is_alive, kill
+from chat.tools.state import Processes, State, kill_all, leftovers, state_of
+
+WANTED: Final = ("edges", "routers", "persists")
+SELF_TEST: Final = "chat.tools.selftest"
+#: Longer than the longest drain and the slowest server.
+DOWN_S: Final = 75.0
+
+Tell = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def check_machine(config: Config) -> None:
+    """Raises SetupError where a program is missing: here, before anything is started, its user sees it."""
+    wanted = parts_wanted(config)
+    if "kafka" in wanted:
+        programs.find_java()
+        programs.find_jars()
+    if "redis" in wanted:
+        programs.find(programs.REDIS)
+    if "mariadb" in wanted:
+        programs.find(programs.MARIADB)
+    if "nginx" in wanted:
+        programs.find_stream_module(config.nginx.module)
+
+
+async def bring_up(state: State, loaded: Loaded, owner: int | None, testing: bool, tell: Tell = say) -> Processes:
+    """Start a supervisor in the state folder, or scale the one that is there; return when everything runs. Raises
+    SetupError: it died, a person must act, or the time is over (then it goes on trying)."""
+    config = loaded.config
+    given = {
+        s.path[1]: s.value for s in loaded.settings if s.source != "default" and s.path[0] == "up" and s.path[1] in WANTED
+    }
+    supervisor: subprocess.Popen[bytes] | None = None
+    if state.is_held():
+        tell(f"a cluster runs already in {state.folder}")
+        if given and (answer := await ask(state, {"do": "scale", **given})) != {"ok": True}:
+            raise SetupError(f"the supervisor does not scale it: {answer}; chat down ends it")
+    else:
+        supervisor = start_supervisor(state, loaded, given, owner)
+    found = await wait_ready(state, config.up.start_s, tell, supervisor)
+    if testing and found.wanted.get("edges") and "nginx" in parts_wanted(config):
+        await self_test(found, tell)
+    return found
+
+
+def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner: int | None) -> subprocess.Popen[bytes]:
+    """A daemon: in a session of its own, with the settings in a file, so that neither flags nor environment matter."""
+    state.logs.mkdir(parents=True, exist_ok=True)
+    before = state.processes()
+    numbers = {**(before.wanted if before else {}), **given}  # one that died is followed in what it was asked for
+    settings = tuple(
+        s._replace(value=numbers[s.path[1]]) if s.path[0] == "up" and s.path[-1] in numbers else s for s in loaded.settings
+    )
+    asked = state.folder / "asked.toml"
+    write_private(asked, to_toml(settings, masked=False, sources=False))
+    command = [sys.executable, "-m", "chat", "up", "--foreground", "--state", str(state.folder), "--config", str(asked)]
+    if owner is not None:
+        command += ["--owner", str(owner)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
+    with state.log("supervisor").open("ab") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, start_new_session=True
+        )
+
+
+async def wait_ready(
+    state: State, seconds: float, tell: Tell = say, supervisor: subprocess.Popen[bytes] | None = None
+) -> Processes:
+    """Return when everything that is wanted runs; tells of each part as it comes. Raises SetupError."""
+    began, told, notes = trio.current_time(), set[str](), 0
+    found = None
+    while trio.current_time() - began < seconds:
+        await trio.sleep(0.05)
+        if supervisor is not None and supervisor.poll() is not None:
+            raise SetupError(f"the supervisor ended:\n{_tail(state, 'supervisor')}")
+        found = state.processes()
+        if found is None or (supervisor is not None and found.supervisor.pid != supervisor.pid):
+            continue
+        if supervisor is None and not state.is_held():
+            raise SetupError(f"the supervisor in {state.folder} has ended")
+        for note in found.notes[notes:] if supervisor is not None else []:
+            tell(note)
+            notes += 1
+        for entry in found.processes:
+            if entry.state == "running" and entry.name not in told:
+                told.add(entry.name)
+                if supervisor is not None or entry.restarts == 0:
+                    tell(f"{trio.current_time() - began:5.1f} s  {entry.name} runs at {entry.address} (pid {entry.pid})")
+        if found.failed:
+            raise SetupError(f"{found.failed}\n{_tail(state, 'set-up')}")
+        if found.ready:
+            return found
+    missing = [entry for entry in found.processes if entry.state != "running"] if found else []
+    names = ", ".join(f"{entry.name} ({state_of(entry)})" for entry in missing) or "the supervisor"
+    tails = "\n".join(_tail(state, entry.name) for entry in missing[:2])
+    raise SetupError(f"not ready after {seconds:g} s: {names}; logs are in {state.logs}\n{tails}")
+
+
+def _tail(state: State, name: str) -> str:
+    path = state.log(name)
+    lines = last_lines(path, 12)
+    return "\n".join([f"--- the end of {path}", *lines]) if lines else ""
+
+
+async def self_test(found: Processes, tell: Tell) -> None:
+    """Raises what the self-test raises: SetupError that says where the message was last seen."""
+    if importlib.util.find_spec(SELF_TEST) is None:
+        return
+    began = trio.current_time()
+    edges = [entry.address for entry in found.processes if entry.role == "edge"]
+    await importlib.import_module(SELF_TEST).selftest(found.front, edges)
+    tell(f"self-test passed in {trio.current_time() - began:.1f} s: a message went from one edge to another")
+
+
+async def take_down(state: State, now: bool, tell: Tell = say) -> None:
+    """Stop the supervisor and all it runs; what is left after that by force. Raises SetupError where even that fails."""
+    found = state.processes()
+    if not state.is_held() and not leftovers(state):
+        state.forget_processes()
+        tell(f"no cluster runs in {state.folder}")
+        return
+    if state.is_held():
+        if await ask(state, {"do": "stop", "now": now}) is None and found and found.supervisor.identity:
+            kill(found.supervisor.identity, signal.SIGTERM)
+            kill(found.supervisor.identity, signal.SIGCONT)
+        with trio.move_on_after(DOWN_S):
+            while state.is_held():  # noqa: ASYNC110 - another process holds it
+                await trio.sleep(0.05)
+        if state.is_held() and found and found.supervisor.identity and is_alive(found.supervisor.identity):
+            tell("the supervisor does not end: it is killed")
+            kill(found.supervisor.identity, signal.SIGKILL)
+    for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        left = leftovers(state)
+        kill_all(left, number)
+        kill_all(left, signal.SIGCONT)
+        with trio.move_on_after(seconds):
+            while leftovers(state):  # noqa: ASYNC110 - they are nobody's children
+                await trio.sleep(0.05)
+    if left := leftovers(state):
+        raise SetupError(f"these do not end: {', '.join(str(identity.pid) for identity in left)}")
+    state.forget_processes()
+    tell("stopped")
+
+
+def next_lines(folder: Path, config: Config) -> list[str]:
+    """What to type next, with the same `chat` that was typed."""
+    if not config.up.edges:
+        return []
+    program = Path(sys.argv[0])
+    try:
+        shown = str(program.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        shown = "chat"
+    option = "" if folder == Path(".chat") else f" --config {shlex.quote(str(folder / 'cluster.toml'))}"
+    return [f"{shown} talk alice{option}", f"{shown} talk bob{option}"]
