@@ -94,6 +94,9 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     linger_ms: float = 5.0
     commit_ms: int = 2_000  # to Kafka, for the lag that tools show; the truth is in MySQL
     stream_entries: int = 500_000  # bounded memory of stream heads
+    retain_days: float = 7.0  # stored messages stay in Kafka's log for so long; 0: for ever
+    janitor_s: float = 60.0  # between two looks of the janitor: the log is trimmed, topics of dead edges are removed
+    edge_topic_hours: float = 6.0  # the topic of an edge whose lease is gone for longer is removed; 0: never
 
 
 class NginxConfig(Struct, frozen=True, kw_only=True):

@@ -94,13 +94,14 @@ def judge_messages(found: Found, rows: Mapping[int, Row]) -> None:
         if row.topic_id != found.topic_id:
             raise SetupError(
                 f"{name} has the id {found.topic_id}, but MySQL has stored from {row.topic_id} up to offset "
-                f"{row.next_offset} of partition {number}: the topic was deleted and made anew, and its positions would be given "
-                "out twice. Run `chat admin new-generation` to go on in a new topic"
+                f"{row.next_offset} of partition {number}: the topic was deleted and made anew, and its positions would be "
+                "given out twice. Run `chat admin new-generation` to go on in a new topic"
             )
         if row.next_offset > end:
             raise SetupError(
                 f"{name}/{number} ends at offset {end}, but MySQL has stored up to {row.next_offset}: Kafka has lost "
-                "records or was restored from an older state. Restore it, or run `chat admin new-generation` to go on in a new topic"
+                "records or was restored from an older state. Restore it, or run `chat admin new-generation` to go on in a "
+                "new topic"
             )
         if row.next_offset < start:
             raise SetupError(
@@ -123,17 +124,24 @@ def judge_receipts(found: Found, rows: Mapping[int, Row]) -> dict[int, int]:
     return new
 
 
-async def read_offsets(database: Database, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-    """Where to read from. Raises SetupError where a partition has no row, PartError."""
+async def read_offsets(
+    database: Database, partitions: Sequence[TopicPartition], missing: int | None = None
+) -> dict[TopicPartition, int]:
+    """Where to read from. `missing`: the offset of a partition without a row; None: raises SetupError. Raises PartError."""
+    if not partitions:
+        return {}
     keys = ",".join(f"('{p.topic}',{p.partition})" for p in partitions)
     (result,) = await database.read(
         [Statement(f"SELECT topic, topic_partition, next_offset FROM offsets WHERE (topic, topic_partition) IN ({keys})")]
     )
-    offsets = {TopicPartition(topic, number): next_offset for topic, number, next_offset in result.rows}
+    found = {TopicPartition(topic, number): next_offset for topic, number, next_offset in result.rows}
+    offsets = {}
     for p in partitions:
-        if p not in offsets:
+        offset = found.get(p, missing)
+        if offset is None:
             raise SetupError(
                 f"{p.topic}/{p.partition} has no row in `offsets`: the topic got more partitions while persist was running, "
                 "or the database was emptied. Restart `chat persist`, it says what does not fit"
             )
+        offsets[p] = offset
     return offsets
