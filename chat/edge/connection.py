@@ -143,8 +143,8 @@ class Connection:
     def _end(self, code: int, reason: str) -> None:
         if not self.ended:
             self.ended = True
-            _log.debug("connection closed", user=self.user, address=self.address, code=code, reason=reason)
-            self.reactor.ended(self, code)
+            _log.debug("connection closed", user=self.user, address=self.address, code=int(code), reason=reason)
+            self.reactor.ended(self, int(code))
 
     def drop(self, reason: str) -> None:
         """The client is gone: no goodbye."""

@@ -7,6 +7,7 @@ taken, and from here on it is either accepted, or the connection ends with 2001.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -74,6 +75,8 @@ class Intake:
                 except ChatError:
                     window.refuse(conversation, stream, seq)
                     raise
+                except Later as later:
+                    raise Later(partial(self._pinned, later.wait, window, (conversation, stream, seq))) from None
             taken = window.offer(conversation, stream, seq)
         except Full:
             conn.close(Goodbye.MOVED, "too many conversations and streams on one connection")
@@ -87,6 +90,18 @@ class Intake:
                 conn.send(accepted(conversation, stream, taken.acknowledged))
         else:
             raise ChatError("sequence_gap", f"expected {taken.expected}", expected=taken.expected)
+
+    @staticmethod
+    async def _pinned(wait: Callable[[], Awaitable[None]], window: Window, of: tuple[str, int, int]) -> None:
+        """Refused after all: the stream's start is pinned as for any other refusal."""
+        try:
+            await wait()
+        except ChatError:
+            try:
+                window.refuse(*of)
+            except Full:
+                raise ChatError("unavailable", "too many conversations and streams", part="edge") from None
+            raise
 
     def _check(self, conn: Connection, to: int | None, group: int | None, now: float) -> None:
         user = conn.user
