@@ -1,0 +1,98 @@
+"""The services behind the handlers of accounts, people, groups, reading, sync and watch: `Context.services`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from chat.config import EdgeConfig
+from chat.edge import tokens as token_sql
+from chat.edge.context import Clock, Hub, Publisher, Session
+from chat.edge.guard import Guard
+from chat.edge.logins import Logins
+from chat.edge.passwords import Passwords
+from chat.edge.sync import Pages
+from chat.edge.tokens import Tokens
+from chat.edge.watch import Watches
+from chat.errors import PartError
+from chat.persist.browse import Browse
+from chat.persist.history import History
+from chat.ports import Database, Memory
+from chat.records import PresenceEvent
+
+log = structlog.get_logger()
+
+DATABASE_S = 2.5  # a read is not waited for longer
+PURGE_S = 3_600.0
+
+
+@dataclass(frozen=True)
+class Services:
+    database: Guard  # what handlers read and write by
+    history: History
+    browse: Browse
+    passwords: Passwords
+    tokens: Tokens
+    logins: Logins
+    pages: Pages
+    watches: Watches
+    now: Callable[[], int]
+
+    def heard(self, event: PresenceEvent) -> None:
+        """To be called for every event of the presence topic; never blocks."""
+        self.watches.heard(event)
+
+    def closed(self, session: Session) -> None:
+        """To be called when a session ends; never blocks."""
+        self.watches.closed(session)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """All background loops, until cancelled. Requests may be handled when it has started."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.database.run)
+            await nursery.start(self.logins.run)
+            await nursery.start(self.pages.run)
+            nursery.start_soon(self.watches.run)
+            nursery.start_soon(self._purge)
+            task_status.started()
+
+    async def _purge(self) -> None:
+        """Tokens that have expired. Every edge does it; each deletes what the others left."""
+        while True:
+            try:
+                (result,) = await self.database.write([token_sql.purge(self.now())])
+            except PartError as error:
+                log.info("tokens_not_purged", why=error.message)
+                await trio.sleep(PURGE_S)
+            else:
+                await trio.sleep(PURGE_S if result.changed < token_sql.PURGED_AT_ONCE else 1.0)
+
+
+def build(
+    config: EdgeConfig,
+    *,
+    prefix: str,
+    database: Database,
+    memory: Memory,
+    hub: Hub,
+    publisher: Publisher,
+    clock: Clock,
+) -> Services:
+    """`prefix` is RedisConfig.prefix."""
+    guard = Guard(database, seconds=DATABASE_S)
+    history = History(guard, publisher.partition, lambda: publisher.generation)
+    tokens = Tokens(memory, prefix, config.token_days)
+    return Services(
+        database=guard,
+        history=history,
+        browse=Browse(guard),
+        passwords=Passwords(config.hashers),
+        tokens=tokens,
+        logins=Logins(guard, history, tokens, hub, clock.now),
+        pages=Pages(history, too_old_messages=config.too_old_messages, stream_days=config.stream_days),
+        watches=Watches(memory, guard, prefix),
+        now=clock.now,
+    )
