@@ -11,7 +11,7 @@ in its group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -24,7 +24,7 @@ from chat.metrics import PersistMetrics
 from chat.persist.heads import Heads
 from chat.persist.offsets import read_offsets
 from chat.persist.work import Work
-from chat.ports import Database, GroupConsumer, Poll
+from chat.ports import Database, GroupConsumer, OutOfRange, Poll
 from chat.records import Consumed, TopicPartition
 
 log = structlog.get_logger()
@@ -48,7 +48,10 @@ class Persist:
         work: Work,
         heads: Heads,
         metrics: PersistMetrics,
+        check: Callable[[], Awaitable[object]],
     ) -> None:
+        """`check` holds topics and offsets against each other, as at start."""
+        self._check = check
         self._config = config
         self._consumer = consumer
         self._database = database
@@ -73,6 +76,8 @@ class Persist:
             try:
                 moving = await self._cycle()
             except PartError as error:
+                if isinstance(error, OutOfRange):
+                    await self._recheck(error)
                 self._metrics.failures.labels(error.part).inc()
                 log.warning("cycle given up", part=error.part, error=error.message)
                 self._again |= self._owned
@@ -174,6 +179,14 @@ class Persist:
             if behind[index].offset != behind[index - 1].offset + 1:
                 return behind[:index]
         return behind
+
+    async def _recheck(self, out: OutOfRange) -> None:
+        """A next offset is not in its log any more. Raises SetupError where that cannot be mended."""
+        log.error("offsets out of range", partitions=list(out.partitions))
+        try:
+            await self._check()
+        except PartError as error:
+            log.warning("not checked", part=error.part, error=error.message)
 
     # ---------------------------------------------------------------- Kafka's own offsets
 

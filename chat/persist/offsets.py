@@ -64,21 +64,28 @@ async def _check(database: Database, admin: LogAdmin, topics: Topics, name: str)
     rows = {number: Row(topic_id, next_offset) for number, topic_id, next_offset in result.rows}
     generation = topics.generation_of(name)
     if generation is None:
-        new = judge_receipts(found, rows)
+        placed = judge_receipts(found, rows)
     else:
         judge_messages(found, rows)
-        new = {} if rows else dict.fromkeys(range(count), 0)
-    statements = [
-        Statement(
-            "INSERT INTO offsets (topic, topic_partition, topic_id, generation, next_offset) VALUES (%s,%s,%s,%s,%s) "
-            "ON DUPLICATE KEY UPDATE next_offset = IF(topic_id = VALUES(topic_id), next_offset, VALUES(next_offset)), "
-            "topic_id = VALUES(topic_id)",
-            (name, number, found.topic_id, generation or 0, next_offset),
-        )
-        for number, next_offset in new.items()
-    ]
+        placed = {} if rows else dict.fromkeys(range(count), 0)
+    statements = [_placed(found, number, generation or 0, rows.get(number), offset) for number, offset in placed.items()]
     if statements:
         await database.write(statements)
+
+
+def _placed(found: Found, number: int, generation: int, row: Row | None, offset: int) -> Statement:
+    """A row made, or set anew; without effect where another process was faster."""
+    if row is None:
+        return Statement(
+            "INSERT INTO offsets (topic, topic_partition, topic_id, generation, next_offset) VALUES (%s, %s, %s, %s, %s) "
+            "ON DUPLICATE KEY UPDATE next_offset = next_offset",
+            (found.topic, number, found.topic_id, generation, offset),
+        )
+    return Statement(
+        "UPDATE offsets SET next_offset = %s, topic_id = %s "
+        "WHERE topic = %s AND topic_partition = %s AND next_offset = %s AND topic_id = %s",
+        (offset, found.topic_id, found.topic, number, row.next_offset, row.topic_id),
+    )
 
 
 def judge_messages(found: Found, rows: Mapping[int, Row]) -> None:
@@ -113,15 +120,15 @@ def judge_messages(found: Found, rows: Mapping[int, Row]) -> None:
 
 def judge_receipts(found: Found, rows: Mapping[int, Row]) -> dict[int, int]:
     """The rows to be made or set anew: partition → next offset."""
-    new = {}
-    for number, start in enumerate(found.starts):
+    placed = {}
+    for number, (start, end) in enumerate(zip(found.starts, found.ends, strict=True)):
         row = rows.get(number)
         if row is None:
-            new[number] = start
-        elif row.topic_id != found.topic_id:
-            log.warning("topic made anew, reading from its start", topic=found.topic, partition=number)
-            new[number] = start
-    return new
+            placed[number] = start
+        elif row.topic_id != found.topic_id or not start <= row.next_offset <= end:
+            log.warning("receipts are read from their start", topic=found.topic, partition=number, stored=row.next_offset)
+            placed[number] = start
+    return placed
 
 
 async def read_offsets(

@@ -57,7 +57,15 @@ async def run_persist(
                 metrics=metrics,
                 max_batch_bytes=config.kafka.max_batch_bytes,
             )
-            persist = Persist(settings, consumer=consumer, database=database, work=work, heads=heads, metrics=metrics)
+            persist = Persist(
+                settings,
+                consumer=consumer,
+                database=database,
+                work=work,
+                heads=heads,
+                metrics=metrics,
+                check=lambda: check_offsets(database, admin, topics, [n for n in names if n != topics.receipts]),
+            )
             janitor = Janitor(
                 settings,
                 topics,
