@@ -14,7 +14,7 @@ from chat.settings import settings_of, to_toml
 from chat.tools import servers
 from chat.tools.free_ports import Ports
 from chat.tools.nginx import nginx
-from chat.tools.parts import Part, Role
+from chat.tools.parts import Part, Role, write_private
 from chat.tools.state import Chosen, State
 
 HOST: Final = "127.0.0.1"
@@ -129,4 +129,5 @@ class Assembly:
     def keep(self) -> Chosen:
         """Write down what was chosen, and the settings."""
         self._state.keep_chosen(self.chosen)
+        write_private(self._state.settings, self._settings)
         return self.chosen
