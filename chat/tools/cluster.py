@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +57,7 @@ async def bring_up(state: State, loaded: Loaded, owner: int | None, testing: boo
     given = {
         s.path[1]: s.value for s in loaded.settings if s.source != "default" and s.path[0] == "up" and s.path[1] in WANTED
     }
-    supervisor: subprocess.Popen[bytes] | None = None
+    supervisor = None
     if state.is_held():
         tell(f"a cluster runs already in {state.folder}")
         if given and (answer := await ask(state, {"do": "scale", **given})) != {"ok": True}:
@@ -71,8 +70,9 @@ async def bring_up(state: State, loaded: Loaded, owner: int | None, testing: boo
     return found
 
 
-def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner: int | None) -> subprocess.Popen[bytes]:
-    """A daemon: in a session of its own, with the settings in a file, so that neither flags nor environment matter."""
+def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner: int | None) -> int:
+    """A daemon: in a session of its own, with the settings in a file, so that neither flags nor environment matter. Its
+    pid."""
     state.logs.mkdir(parents=True, exist_ok=True)
     before = state.processes()
     numbers = {**(before.wanted if before else {}), **given}  # one that died is followed in what it was asked for
@@ -85,24 +85,38 @@ def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner:
     if owner is not None:
         command += ["--owner", str(owner)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    with state.log("supervisor").open("ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, start_new_session=True
-        )
+    log = str(state.log("supervisor"))
+    return os.posix_spawn(
+        sys.executable,
+        command,
+        environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
-async def wait_ready(
-    state: State, seconds: float, tell: Tell = say, supervisor: subprocess.Popen[bytes] | None = None
-) -> Processes:
+def has_ended(child: int) -> bool:
+    """Of a supervisor that this process started; it is reaped."""
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:  # not ours, or reaped before
+        return True
+
+
+async def wait_ready(state: State, seconds: float, tell: Tell = say, supervisor: int | None = None) -> Processes:
     """Return when everything that is wanted runs; tells of each part as it comes. Raises SetupError."""
     began, told, notes = trio.current_time(), set[str](), 0
     found = None
     while trio.current_time() - began < seconds:
         await trio.sleep(0.05)
-        if supervisor is not None and supervisor.poll() is not None:
+        if supervisor is not None and has_ended(supervisor):
             raise SetupError(f"the supervisor ended:\n{_tail(state, 'supervisor')}")
         found = state.processes()
-        if found is None or (supervisor is not None and found.supervisor.pid != supervisor.pid):
+        if found is None or (supervisor is not None and found.supervisor.pid != supervisor):
             continue
         if supervisor is None and not state.is_held():
             raise SetupError(f"the supervisor in {state.folder} has ended")
@@ -166,6 +180,8 @@ async def take_down(state: State, now: bool, tell: Tell = say) -> None:
     if left := leftovers(state):
         raise SetupError(f"these do not end: {', '.join(str(identity.pid) for identity in left)}")
     state.forget_processes()
+    if found and found.supervisor.pid:
+        has_ended(found.supervisor.pid)
     tell("stopped")
 
 
