@@ -271,7 +271,10 @@ class FakeEdge:
                     peer.send(msgspec.structs.replace(record, prev=None if self.unknown_prev else prev))
 
     def on_sync(self, peer: Peer, request: p.Sync) -> p.Frame:
-        rows = [m for m in self.timelines[request.timeline] if m.pos > request.after]
+        after = request.after
+        if request.timeline[0] == "g":
+            after = max(after, self.groups[int(request.timeline[1:])]["since"][peer.user] - 1)
+        rows = [m for m in self.timelines[request.timeline] if m.pos > after]
         page, more = rows[: request.limit], len(rows) > request.limit
         upto = page[-1].pos + 1 if more else max(self._end(request.timeline), request.after) + 1
         heads: Any = UNSET
@@ -372,12 +375,13 @@ class FakeEdge:
     def _joined(self, kind: str, by: int, user: int, group: int) -> None:
         extra = {"user": user, "name": self._name(user), "group": group}
         self._deliver(notice(kind, sender=by, group=group, sent_at=self._now(), extra=extra), [f"g{group}"])
+        self.groups[group]["since"][user] = self._end(f"g{group}")
         self._deliver(notice(kind, sender=by, to=user, sent_at=self._now(), extra=extra), [f"u{user}"])
 
     def on_group_create(self, peer: Peer, request: p.GroupCreate) -> p.Frame:
         group = next(self._numbers)
         members = [peer.user, *request.members]
-        self.groups[group] = {"name": request.name, "members": list(members), "open": request.open}
+        self.groups[group] = {"name": request.name, "members": list(members), "since": {}, "open": request.open}
         for user in members:
             self._joined("group_joined", peer.user, user, group)
         return p.GroupReply(group=group, name=request.name)
