@@ -1,47 +1,34 @@
-"""The cluster under load, as `chat status --json` tells it: its processes and where clients connect."""
+"""The cluster under load, as `chat up` keeps it in its folder: its processes and where clients connect."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from chat.errors import SetupError
-from chat.tools.load.process import Server, find_servers
+from chat.tools.load.process import Server, with_children
+from chat.tools.state import State
+
+Address = tuple[str, int]
 
 
 class Cluster(NamedTuple):
-    servers: Sequence[Server]
-    status: Any
+    servers: Sequence[Server] = ()
+    front: str = ""
 
-    def server(self) -> tuple[str, int]:
+    def server(self) -> Address:
         """nginx's address for clients. Raises SetupError where no cluster runs here."""
-        address = _address(self.status, "nginx")
-        if address is None:
-            raise SetupError("no cluster of `chat up` runs in this folder: name one with --server host:port")
-        return address
+        if not self.front:
+            raise SetupError("no cluster of `chat up` runs here: name its folder with --state, or --server host:port")
+        host, _, port = self.front.rpartition(":")
+        return host, int(port)
 
 
-def find_cluster() -> Cluster:
-    """The cluster of this folder; an empty one where none runs (its CPU and memory are then not measured)."""
-    answer = subprocess.run([sys.executable, "-m", "chat", "status", "--json"], capture_output=True, check=False, timeout=30)
-    try:
-        status = json.loads(answer.stdout)
-    except ValueError:
-        return Cluster((), None)
-    return Cluster(find_servers(status), status)
-
-
-def _address(thing: Any, role: str) -> tuple[str, int] | None:
-    if isinstance(thing, dict):
-        if thing.get("role") == role and ":" in str(thing.get("address", "")):
-            host, _, port = str(thing["address"]).rpartition(":")
-            return host, int(port)
-        things = list(thing.values())
-    elif isinstance(thing, list):
-        things = thing
-    else:
-        return None
-    return next((found for inner in things if (found := _address(inner, role))), None)
+def find_cluster(folder: Path) -> Cluster:
+    """The cluster of this state folder; an empty one where none runs (its CPU and memory are then not measured)."""
+    found = State(folder).processes()
+    if found is None:
+        return Cluster()
+    servers = [Server(e.role, e.name, e.pid) for e in (found.supervisor, *found.processes) if e.pid]
+    return Cluster(with_children(servers), found.front)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from ipaddress import ip_address
@@ -11,14 +10,13 @@ from typing import Any, Final
 
 import click
 
-from chat.errors import SetupError
 from chat.tools.load.accounts import load_accounts
 from chat.tools.load.cluster import Cluster, find_cluster
 from chat.tools.load.report import Report, as_text
 from chat.tools.load.run import LoadOptions, Run
 from chat.tools.load.scenarios import SCENARIOS
 
-USERS_FILE: Final = Path(".chat/load-users.json")
+USERS_FILE: Final = "load-users.json"
 
 _SUMMARY: Final = {
     "direct": "Direct messages between users that are all on line.",
@@ -71,8 +69,10 @@ _COMMON: Final = (
     click.option("--seed", type=int, default=1, show_default=True),
     click.option("--outstanding", type=click.IntRange(1), default=200_000, show_default=True,
                  help="Messages not accepted; when there are more, those due are shed, and counted."),
-    click.option("--users-file", type=click.Path(dir_okay=False, path_type=Path), default=USERS_FILE, show_default=True,
-                 help="Who logs in; kept, so that the next run needs no passwords."),
+    click.option("--state", type=click.Path(file_okay=False, path_type=Path), default=Path(".chat"), show_default=True,
+                 help="The folder of the cluster of `chat up`: what it costs is measured."),
+    click.option("--users-file", type=click.Path(dir_okay=False, path_type=Path),
+                 help=f"Who logs in; kept, so that the next run needs no passwords. Default: {USERS_FILE} in --state."),
     click.option("--force", is_flag=True, help="Begin though the pre-flight found something."),
     click.option("--json", "as_json", is_flag=True, help="The report as JSON."),
     click.option("--quiet", is_flag=True, help="No progress."),
@@ -114,24 +114,20 @@ def run_load(options: LoadOptions, users_file: Path, cluster: Cluster, say: Call
 
 
 def _scenario(name: str) -> click.Command:
-    def command(*, server: tuple[str, int] | None, edges: Sequence[tuple[str, int]], **given: Any) -> None:
-        users_file, rate = given["users_file"], given.pop("rate")
+    def command(*, server: tuple[str, int] | None, edges: Sequence[tuple[str, int]], **given: Any) -> int:
         if server and edges:
             raise click.UsageError("--server is the way through nginx, --edge the one past it: give one of them")
-        try:
-            cluster = find_cluster()
-            servers = list(edges) or [server or cluster.server()]
-            known = {field.name for field in fields(LoadOptions)}
-            options = LoadOptions(
-                scenario=name, servers=servers, through_nginx=not edges, rate=_RATES[name] if rate is None else rate,
-                **{key: value for key, value in given.items() if key in known},
-            )  # fmt: skip
-            report = run_load(options, users_file, cluster, None if given["quiet"] else _say)
-        except SetupError as error:
-            click.echo(f"chat load: {error}", err=True)
-            sys.exit(3)
+        rate, folder = given.pop("rate"), given["state"]
+        cluster = find_cluster(folder)
+        options = LoadOptions(
+            scenario=name, servers=list(edges) or [server or cluster.server()], through_nginx=not edges,
+            rate=_RATES[name] if rate is None else rate,
+            **{field.name: given[field.name] for field in fields(LoadOptions) if field.name in given},
+        )  # fmt: skip
+        say = None if given["quiet"] else _say
+        report = run_load(options, given["users_file"] or folder / USERS_FILE, cluster, say)
         click.echo(report.to_json() if given["as_json"] else as_text(report))
-        sys.exit(1 if report.failed else 0)
+        return 1 if report.failed else 0
 
     for option in reversed((*_COMMON, *_OWN[name])):
         command = option(command)

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -19,28 +19,23 @@ class Server(NamedTuple):
     pid: int
 
 
-def find_servers(status: Any) -> list[Server]:
-    """Every object in the answer of `chat status --json` that has a pid; children (nginx's workers) of each besides."""
-    found: dict[int, Server] = {}
-
-    def walk(thing: Any, key: str) -> None:
-        if isinstance(thing, dict):
-            pid = thing.get("pid")
-            if isinstance(pid, int) and pid > 0:
-                name = str(thing.get("name", key))
-                found[pid] = Server(str(thing.get("role") or re.sub(r"-\d+$", "", name)), name, pid)
-            for inner, value in thing.items():
-                walk(value, inner)
-        elif isinstance(thing, list):
-            for value in thing:
-                walk(value, key)
-
-    walk(status, "server")
-    children = _children()
-    for server in list(found.values()):
-        for pid in _descendants(server.pid, children):
-            found.setdefault(pid, server._replace(pid=pid))
+def with_children(servers: Iterable[Server]) -> list[Server]:
+    """These, and their children, which count as theirs (nginx's workers)."""
+    found = {server.pid: server for server in servers}
+    _claim_children(found)
     return list(found.values())
+
+
+def _claim_children(found: dict[int, Server]) -> None:
+    """A process that is not known belongs to the nearest ancestor that is."""
+    children = _children()
+    ways = list(found.items())
+    while ways:
+        parent, server = ways.pop()
+        for pid in children.get(parent, ()):
+            if pid not in found:
+                found[pid] = server._replace(pid=pid)
+                ways.append((pid, server))
 
 
 class Usage(NamedTuple):
@@ -98,11 +93,3 @@ def _children() -> dict[int, list[int]]:
                 continue  # it has just ended
             children[int(stat[stat.rindex(")") + 2 :].split()[1])].append(int(entry))
     return children
-
-
-def _descendants(pid: int, children: dict[int, list[int]]) -> list[int]:
-    found, at = list(children.get(pid, ())), 0
-    while at < len(found):
-        found += children.get(found[at], ())
-        at += 1
-    return found

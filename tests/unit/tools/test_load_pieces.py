@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from chat.errors import SetupError
 from chat.tools.load import preflight, wire
 from chat.tools.load.accounts import load_accounts
 from chat.tools.load.pace import Pace
-from chat.tools.load.process import Server, cpu_between, find_servers, usage
+from chat.tools.load.process import Server, cpu_between, usage, with_children
 from chat.tools.load.report import Report, as_text
 
 # ---------------------------------------------------------------- frames
@@ -100,11 +101,18 @@ def test_a_file_that_is_something_else_is_not_overwritten(tmp_path: Path) -> Non
 # ---------------------------------------------------------------- processes, pre-flight
 
 
-def test_processes_are_found_in_any_shape_of_status() -> None:
-    status = {"parts": [{"name": "edge-2", "role": "edge", "pid": 2**22 + 1}, {"name": "x", "pid": None}]}
-    assert find_servers(status) == [Server("edge", "edge-2", 2**22 + 1)]
-    assert find_servers({"router-1": {"pid": 2**22 + 2}}) == [Server("router", "router-1", 2**22 + 2)]
-    assert find_servers(None) == []
+def test_children_count_as_their_parents() -> None:
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        me, other = Server("nginx", "nginx", os.getpid()), Server("edge", "edge-1", 2**22 + 1)
+        found = with_children([me, other])
+        assert Server("nginx", "nginx", child) in found
+        assert {me, other} <= set(found)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_cpu_and_memory_of_a_process() -> None:
