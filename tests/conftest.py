@@ -80,7 +80,11 @@ async def config(kafka_config: KafkaConfig, redis_config: RedisConfig, mysql_con
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One whole cluster for all tests that do it no harm: two edges, a router, a persist, nginx."""
+    """One whole cluster for all tests that do it no harm: two edges, a router, a persist, nginx. `CHAT_TEST_CLUSTER` names
+    the folder of one that runs already."""
+    if given := os.environ.get("CHAT_TEST_CLUSTER"):
+        yield Cluster(Path(given))
+        return
     with run_cluster(tmp_path_factory.mktemp("cluster") / ".chat", {}) as found:
         yield found
 
