@@ -71,10 +71,9 @@ def mysql_errors() -> Iterator[None]:
 
 
 def written(statement: Statement) -> str:
-    """The statement's text with its arguments in it."""
-    if not statement.args:
-        return statement.sql
-    return statement.sql % tuple(map(sql.literal, statement.args))
+    """The statement's text with its arguments in it, ready to be joined with others."""
+    text = statement.sql.rstrip("; \n")
+    return text % tuple(map(sql.literal, statement.args)) if statement.args else text
 
 
 class MysqlDatabase:
