@@ -140,7 +140,8 @@ async def group_invite(context: Context, session: Session, request: GroupInvite)
 
 async def group_remove(context: Context, session: Session, request: GroupRemove) -> Ok:
     me, group, user = session.user, request.group, request.user
-    if (await _standing(context, group, me)).owner != me:
+    mine = await _standing(context, group, me)
+    if not mine.inside or mine.owner != me:
         raise ChatError("forbidden", "only the owner removes")
     if user == me:
         raise ChatError("bad_request", "to go yourself is group_leave")

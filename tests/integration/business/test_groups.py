@@ -1,0 +1,148 @@
+"""PROTOCOL, "People and groups": the groups."""
+
+from __future__ import annotations
+
+import pytest
+
+from chat import protocol as p
+from chat.edge import groups
+from chat.errors import Unavailable
+from tests.integration.business.world import Session, World, refused
+
+pytestmark = pytest.mark.servers
+
+
+async def create(world: World, owner: Session, *members: Session, is_open: bool = False) -> int:
+    reply = await world.ask(owner, p.GroupCreate(name="Friday", members=[m.user for m in members], open=is_open))
+    assert reply.name == "Friday"
+    return reply.group
+
+
+async def members(world: World, session: Session, group: int) -> dict[str, str]:
+    reply = await world.ask(session, p.GroupMembers(group=group))
+    return {m.name: m.role for m in reply.members}
+
+
+async def mine(world: World, session: Session) -> list[int]:
+    return [g.group for g in (await world.ask(session, p.Groups())).groups]
+
+
+async def test_members_are_in_at_once_and_hear_of_it(world: World) -> None:
+    anna, bert, carl = [await world.online(n) for n in ("anna", "bert", "carl")]
+    group = await create(world, anna, bert, bert, anna)
+    assert await members(world, bert, group) == {"anna": "owner", "bert": "member"}
+    (info,) = (await world.ask(anna, p.Groups())).groups
+    assert (info.group, info.name, info.members) == (group, "Friday", 2)
+    assert info.since > 1_700_000_000_000
+    assert (anna.user, group, True) in world.hub.joins
+    (own,) = (await world.sync(bert, f"u{bert.user}")).messages
+    assert (own.kind, own.sender, own.to, own.group) == ("group_joined", anna.user, bert.user, None)
+    assert own.extra == {"user": bert.user, "name": "bert", "group": group}
+    in_group = (await world.sync(anna, f"g{group}")).messages
+    assert [(m.kind, m.group, m.extra["user"]) for m in in_group if isinstance(m.extra, dict)] == [
+        ("group_joined", group, anna.user),
+        ("group_joined", group, bert.user),
+    ]
+    await refused(world, carl, p.GroupMembers(group=group), "forbidden")
+
+
+async def test_create_is_refused(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    await refused(world, anna, p.GroupCreate(name="x", members=[bert.user, 999_999]), "not_found")
+    await world.ask(bert, p.Block(user=anna.user))
+    await refused(world, anna, p.GroupCreate(name="x", members=[bert.user]), "blocked")
+    world.log.away = True
+    with pytest.raises(Unavailable):
+        await world.ask(anna, p.GroupCreate(name="x"))
+    world.log.away = False
+    assert await mine(world, anna) == []
+
+
+async def test_open_groups_are_joined_by_anyone(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    group = await create(world, anna, is_open=True)
+    await world.ask(bert, p.GroupJoin(group=group))
+    assert await mine(world, bert) == [group]
+    assert group in world.hub.groups_of(bert.user)
+    await refused(world, bert, p.GroupJoin(group=group), "exists")
+    await refused(world, bert, p.GroupJoin(group=group + 1), "not_found")
+
+
+async def test_others_by_invitation_of_any_member_once(world: World) -> None:
+    anna, bert, carl = [await world.online(n) for n in ("anna", "bert", "carl")]
+    group = await create(world, anna, bert)
+    await refused(world, carl, p.GroupJoin(group=group), "forbidden")
+    await refused(world, carl, p.GroupInvite(group=group, user=anna.user), "forbidden")
+    await refused(world, bert, p.GroupInvite(group=group, user=999_999), "not_found")
+    await refused(world, bert, p.GroupInvite(group=group + 1, user=carl.user), "not_found")
+    await refused(world, bert, p.GroupInvite(group=group, user=anna.user), "exists")
+    await world.ask(bert, p.GroupInvite(group=group, user=carl.user))
+    await world.ask(bert, p.GroupInvite(group=group, user=carl.user))
+    (told, _) = (await world.sync(carl, f"u{carl.user}")).messages
+    assert (told.kind, told.to, told.extra) == ("group_invited", carl.user, {"group": group, "name": "Friday"})
+    await world.ask(carl, p.GroupJoin(group=group))
+    assert await mine(world, carl) == [group]
+    await world.ask(carl, p.GroupLeave(group=group))
+    await refused(world, carl, p.GroupJoin(group=group), "forbidden")
+
+
+async def test_who_blocks_is_not_invited(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    group = await create(world, anna)
+    await world.ask(bert, p.Block(user=anna.user))
+    await refused(world, anna, p.GroupInvite(group=group, user=bert.user), "blocked")
+
+
+async def test_the_longest_member_inherits(world: World) -> None:
+    anna, bert, carl = [await world.online(n) for n in ("anna", "bert", "carl")]
+    group = await create(world, anna, bert, carl)
+    await world.ask(anna, p.GroupLeave(group=group))
+    assert await members(world, carl, group) == {"bert": "owner", "carl": "member"}
+    assert group not in world.hub.groups_of(anna.user)
+    await refused(world, anna, p.GroupLeave(group=group), "forbidden")
+    await refused(world, anna, p.GroupLeave(group=group + 1), "not_found")
+
+
+async def test_only_the_owner_removes(world: World) -> None:
+    anna, bert, carl = [await world.online(n) for n in ("anna", "bert", "carl")]
+    group = await create(world, anna, bert, carl, is_open=True)
+    await refused(world, bert, p.GroupRemove(group=group, user=carl.user), "forbidden")
+    await refused(world, anna, p.GroupRemove(group=group, user=anna.user), "bad_request")
+    await world.hub.join(carl.user, group)
+    await world.ask(anna, p.GroupRemove(group=group, user=carl.user))
+    assert await mine(world, carl) == []
+    assert group not in world.hub.groups_of(carl.user)
+    last = (await world.sync(carl, f"u{carl.user}")).messages[-1]
+    assert (last.kind, last.sender, last.extra) == (
+        "group_removed",
+        anna.user,
+        {"user": carl.user, "name": "carl", "group": group},
+    )
+    await refused(world, anna, p.GroupRemove(group=group, user=carl.user), "not_found")
+    await world.ask(carl, p.GroupJoin(group=group))
+
+
+async def test_an_owner_who_was_last_has_no_rights_when_gone(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    group = await create(world, anna, is_open=True)
+    await world.ask(anna, p.GroupLeave(group=group))
+    await world.ask(bert, p.GroupJoin(group=group))
+    await refused(world, anna, p.GroupRemove(group=group, user=bert.user), "forbidden")
+
+
+async def test_members_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "MEMBERS_PAGE", 2)
+    sessions = [await world.online(n) for n in ("a", "b", "c", "d", "e")]
+    group = await create(world, *sessions)
+    await world.ask(sessions[1], p.GroupLeave(group=group))
+    names: list[str] = []
+    after = None
+    for _ in range(2):
+        page = await world.ask(sessions[0], p.GroupMembers(group=group, after=after))
+        names += [m.name for m in page.members]
+        after = page.next
+    assert (names, after) == (["a", "c", "d", "e"], None)
+    other = await create(world, sessions[0])
+    first = await world.ask(sessions[0], p.GroupMembers(group=group))
+    for bad in (first.next, "x", "", "WyJtIl0", "§§§"):
+        await refused(world, sessions[0], p.GroupMembers(group=other, after=bad), "bad_request")
