@@ -38,9 +38,12 @@ class Head(NamedTuple):
 
 
 class Delivered(NamedTuple):
+    """`anew`: another stream's mark lay before it in this batch, so the row's own seq, even of this stream, is past."""
+
     stream: int
     seq: int
     position: int
+    anew: bool = False
 
 
 class Friendship(NamedTuple):
@@ -152,11 +155,12 @@ def _mark(entry: Entry, changes: Changes) -> None:
         if entry.message.sender == owner:
             changes.read[key] = max(changes.read.get(key, 0), entry.mark)
         return
-    stream, seq = entry.stream or 0, entry.mark
+    stream, seq, anew = entry.stream or 0, entry.mark, False
     before = changes.delivered.get(key)
-    if before and before.stream == stream:
-        seq = max(seq, before.seq)
-    changes.delivered[key] = Delivered(stream, seq, entry.pos)
+    if before:
+        same = before.stream == stream
+        seq, anew = (max(seq, before.seq), before.anew) if same else (seq, True)
+    changes.delivered[key] = Delivered(stream, seq, entry.pos, anew)
 
 
 def _relate(entry: Entry, known: Known, changes: Changes) -> None:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from chat.persist.batch import Changes, Head, Known, Needs, Stream
+from chat.persist.batch import Changes, Delivered, Head, Known, Needs, Stream
 from chat.persist.parse import Entry
 from chat.persist.relations import Groups, Stay
 from chat.ports import Database, Statement
@@ -113,12 +113,7 @@ def transaction(changes: Changes, moves: Moves) -> list[Statement]:
             (f"({u},'{c}',{sent_at})" for (u, c), sent_at in sorted(changes.read.items())),
             " ON DUPLICATE KEY UPDATE sent_at = GREATEST(sent_at, VALUES(sent_at))",
         ),
-        *_upserts(  # assignments are made from left to right: `seq` is compared with the stream before
-            "INSERT INTO delivered_marks (user, conversation, stream, seq, position) VALUES ",
-            (f"({u},'{c}',{d.stream},{d.seq},{d.position})" for (u, c), d in sorted(changes.delivered.items())),
-            " ON DUPLICATE KEY UPDATE seq = IF(stream = VALUES(stream), GREATEST(seq, VALUES(seq)), VALUES(seq)), "
-            "stream = VALUES(stream), position = VALUES(position)",
-        ),
+        *_delivered(changes.delivered),
         *_friends(changes),
         *_members(changes.groups),
     ]
@@ -154,6 +149,21 @@ def _heads(heads: Mapping[Stream, Head]) -> Iterator[Statement]:
         " ON DUPLICATE KEY UPDATE next_seq = VALUES(next_seq), last_sent_at = GREATEST(last_sent_at, VALUES(last_sent_at)), "
         "last_position = VALUES(last_position)",
     )
+
+
+def _delivered(marks: Mapping[tuple[int, str], Delivered]) -> Iterator[Statement]:
+    """Assignments are made from left to right, so `seq` is compared under the stream that was there before."""
+    kept = "IF(stream = VALUES(stream), GREATEST(seq, VALUES(seq)), VALUES(seq))"
+    for anew, seq in ((False, kept), (True, "VALUES(seq)")):
+        yield from _upserts(
+            "INSERT INTO delivered_marks (user, conversation, stream, seq, position) VALUES ",
+            (
+                f"({user},'{conversation}',{d.stream},{d.seq},{d.position})"
+                for (user, conversation), d in sorted(marks.items())
+                if d.anew == anew
+            ),
+            f" ON DUPLICATE KEY UPDATE seq = {seq}, stream = VALUES(stream), position = VALUES(position)",
+        )
 
 
 def _friends(changes: Changes) -> Iterator[Statement]:

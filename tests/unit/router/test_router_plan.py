@@ -1,0 +1,153 @@
+"""The router's memory of prev, and who gets what."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chat.positions import position
+from chat.protocol import Message, decode_event, encode
+from chat.records import Consumed, TopicPartition, pack_deliveries
+from chat.router.plan import Item, Location, Memory, cut, item, plan
+
+P = TopicPartition("chat.messages", 0)
+
+
+def record(offset: int, timeline: str = "u2", text: str = "hi", **more: object) -> Consumed:
+    message = Message(sender=1, to=2, stream=1, seq=offset, sent_at=10 + offset, kind="text", text=text)
+    return Consumed(offset, 10 + offset, timeline.encode(), encode(message), tuple(more.get("headers", ())))
+
+
+def items(count: int, timeline: str = "u2", text: str = "hi") -> list[Item]:
+    return [one for n in range(count) if (one := item(record(n, timeline, text), 0, None))]
+
+
+# ------------------------------------------------------------------ prev
+
+
+def test_prev_is_zero_only_when_read_from_the_first_record_ever() -> None:
+    memory = Memory(10)
+    memory.begin(P, 0, first_ever=True)
+    assert list(memory.read(P, 0, [record(0), record(1, "u3"), record(2)])) == [0, 0, 1]
+    memory.begin(P, 0)
+    assert list(memory.read(P, 0, [record(0), record(1)])) == [None, 1]
+
+
+def test_beginning_again_forgets() -> None:
+    memory = Memory(10)
+    memory.begin(P, 5)
+    list(memory.read(P, 0, [record(5)]))
+    memory.begin(P, 6)
+    assert list(memory.read(P, 0, [record(6)])) == [None]
+
+
+def test_a_hole_in_the_offsets_forgets() -> None:
+    memory = Memory(10)
+    memory.begin(P, 0, first_ever=True)
+    assert list(memory.read(P, 0, [record(0), record(2), record(3, "u9")])) == [0, None, None]
+
+
+def test_forgetting_for_space_ends_the_certainty_of_zero() -> None:
+    memory = Memory(1)
+    memory.begin(P, 0, first_ever=True)
+    assert list(memory.read(P, 0, [record(0, "u1"), record(1, "u2"), record(2, "u1"), record(3, "u3")])) == [
+        0,
+        0,
+        None,
+        None,
+    ]
+
+
+def test_partitions_that_are_lost_are_forgotten() -> None:
+    memory, other = Memory(10), TopicPartition("chat.messages", 1)
+    memory.begin(P, 0, first_ever=True)
+    memory.begin(other, 0, first_ever=True)
+    memory.keep_only([other], 10)
+    assert list(memory.read(other, 0, [record(0)])) == [0]
+    assert P not in memory._read
+
+
+@given(
+    log=st.lists(st.sampled_from(["u1", "u2", "g3", "u4"]), max_size=30),
+    begins=st.lists(st.tuples(st.integers(0, 29), st.integers(1, 10)), max_size=5),
+    bound=st.integers(1, 4),
+    generation=st.integers(0, 2),
+)
+def test_prev_is_the_record_before_or_unknown(
+    log: list[str], begins: list[tuple[int, int]], bound: int, generation: int
+) -> None:
+    """However reading was begun again, in whatever pieces: a prev that is said is right, and 0 means none."""
+    memory = Memory(bound)
+    for start, length in [(0, 30), *begins]:
+        memory.begin(P, start, first_ever=start == 0 and generation == 0)
+        for at in range(start, len(log), length):
+            piece = [record(n, log[n]) for n in range(at, min(at + length, len(log)))]
+            for one, prev in zip(piece, memory.read(P, generation, piece), strict=True):
+                before = [n for n in range(one.offset) if log[n] == log[one.offset]]
+                right = position(generation, before[-1]) if before else 0
+                assert prev in (None, right)
+                assert prev != 0 or generation == 0
+
+
+# ------------------------------------------------------------------ items
+
+
+def test_an_item_is_the_frame_with_prev_and_pos() -> None:
+    one = item(record(6, headers=[("k", b"read"), ("r", b"")]), 0, 3)
+    assert one is not None
+    delivery = one.delivery
+    assert (delivery.timeline, delivery.pos, delivery.sent_at, delivery.kind, delivery.receipt) == (
+        "u2",
+        7,
+        16,
+        "read",
+        True,
+    )
+    message = decode_event(delivery.payload)
+    assert isinstance(message, Message)
+    assert (message.prev, message.pos, message.text) == (3, 7, "hi")
+
+
+def test_what_is_no_message_of_ours_is_no_item() -> None:
+    good = record(0)
+    for key in (None, b"", b"u", b"x1", b"u01", b"u1x", b"u" + b"1" * 17):
+        assert item(good._replace(key=key), 0, None) is None
+    for value in (b"", b"{}", b"[1]", b'{"a":1'):
+        assert item(good._replace(value=value), 0, None) is None
+
+
+# ------------------------------------------------------------------ plans
+
+
+def test_deliveries_go_once_to_each_edge_that_is_leased() -> None:
+    found = {
+        "u2": [Location("a", 1), Location("a", 1), Location("b", 2), Location("c", 8)],
+        "u3": [Location("a", 7)],
+        "u4": [],
+    }
+    mixed = [*items(1, "u2"), *items(1, "u3"), *items(1, "u4"), *items(1, "u5")]
+    made = plan(mixed, found, {"a": 1, "b": 2, "c": 9}, 900_000)
+    assert {e: [[d.timeline for d in b.deliveries] for b in batches] for e, batches in made.edges.items()} == {
+        "a": [["u2"]],
+        "b": [["u2"]],
+    }
+    assert [b.incarnation for batches in made.edges.values() for b in batches] == [1, 2]
+    assert (made.offline, made.dead) == (3, 2)
+
+
+def test_one_batch_an_edge_where_it_fits() -> None:
+    made = plan(items(100), {"u2": [Location("a", 1)]}, {"a": 1}, 900_000)
+    assert [len(b.deliveries) for b in made.edges["a"]] == [100]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3_000), max_size=30),
+    limit=st.integers(1_000, 10_000),
+    incarnation=st.none() | st.integers(0, 2**48),
+)
+def test_batches_stay_below_the_bound_in_order(sizes: list[int], limit: int, incarnation: int | None) -> None:
+    made = [one for n, size in enumerate(sizes) if (one := item(record(2**43 + n, text="é" * size), 511, 2**52))]
+    batches = list(cut(made, incarnation, limit))
+    assert [d for b in batches for d in b.deliveries] == [one.delivery for one in made]
+    for batch in batches:
+        assert len(pack_deliveries(batch)) + 80 <= limit or len(batch.deliveries) == 1
