@@ -39,6 +39,7 @@ class Assembly:
     def __init__(self, state: State, config: Config, held: frozenset[str], tell: Callable[[str], None]) -> None:
         self._state = state
         self._held = held
+        self._looked: set[str] = set()
         self.chosen = state.chosen()
         self._ports = Ports(self.chosen.ports, config.up.first_port, tell)
         self._mine = parts_wanted(config)
@@ -46,8 +47,16 @@ class Assembly:
         self._settings = to_toml(settings_of(self.config, "chat up"), masked=False, sources=False)
 
     def _port(self, part: str, use: str, wanted: int) -> int:
+        """The port of a part: chosen once, and looked at once per run until `release`, for then the part has it."""
         name = f"{part} {use}".strip()
-        return self._ports.take(name, wanted, ours=part in self._held)
+        port = self._ports.take(name, wanted, ours=part in self._held or name in self._looked)
+        self._looked.add(name)
+        return port
+
+    def release(self, part: str) -> None:
+        """It does not run any more: its ports may be another's by the time it is wanted again."""
+        self._looked = {name for name in self._looked if name.partition(" ")[0] != part}
+        self._held -= {part}
 
     def _effective(self, config: Config) -> Config:
         """The given settings, with the addresses of the servers that run here."""

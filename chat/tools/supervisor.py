@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 SERVICES: Final = ("edges", "routers", "persists")
 ROLES: Final = {"edges": "edge", "routers": "router", "persists": "persist"}
+#: Exit code of a command whose server did not answer.
+UNREACHABLE: Final = 3
 #: A frozen service is given this long to stop when `now` was asked.
 NOW_S: Final = 0.5
 
@@ -48,6 +50,7 @@ class Supervisor:
         self._notes: list[str] = []
         self._failed = ""
         self._prepared = False
+        self._restarting = 0
         self._stop = trio.Event()
         self._now = False
         self._environ = {
@@ -118,10 +121,12 @@ class Supervisor:
     async def _bring_up(self, servers: Iterable[Part], front: Part | None) -> None:
         for part in servers:
             self._start(part.name)
-        for part in servers:
-            await self._slots[part.name].ready.wait()
-        if sum(self._wanted.values()):
-            await self._prepare()
+        async with trio.open_nursery() as nursery:  # each as soon as its server is there
+            if sum(self._wanted.values()):
+                nursery.start_soon(self._prepare, "kafka", "topics", "create")
+                nursery.start_soon(self._prepare, "mariadb", "migrate")
+            for part in servers:
+                await self._slots[part.name].ready.wait()
         for slot in list(self._slots.values()):
             if slot.part.role in ROLES.values():
                 self._start(slot.part.name)
@@ -142,17 +147,18 @@ class Supervisor:
             slot.started = True
             self._nursery.start_soon(slot.keep)
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, server: str, *words: str) -> None:
         """Topics and tables, by the commands that a person has for it. Tried again until a server that was just started
         takes it; what a person must mend is told in the status."""
-        for words in (("topics", "create"), ("migrate",)):
-            pause = 0.5
-            while (code := await self._command(*words)) != 0:
-                self._failed = f"chat {' '.join(words)} failed; see {self._state.log('set-up')}" if code != 3 else ""
-                self._changed()
-                await trio.sleep(pause)
-                pause = min(pause * 2, 10)
-            self._failed = ""
+        if server in self._slots:
+            await self._slots[server].ready.wait()
+        pause = 0.5
+        while (code := await self._command(*words)) != 0:
+            self._failed = f"chat {' '.join(words)} failed; see {self._state.log('set-up')}" if code != UNREACHABLE else ""
+            self._changed()
+            await trio.sleep(pause)
+            pause = min(pause * 2, 10)
+        self._failed = ""
 
     async def _command(self, *words: str) -> int:
         command = (sys.executable, "-m", "chat", *words, "--config", str(self._state.settings))
@@ -199,6 +205,7 @@ class Supervisor:
         slot = self._slots[name]
         await slot.stop()
         del self._slots[name]
+        self._assembly.release(name)
         self._changed()
         self._reconcile()  # it may be wanted again by now
 
@@ -253,15 +260,21 @@ class Supervisor:
             case {"do": "restart", "names": [*names]}:
                 if unknown := [name for name in names if name not in self._slots]:
                     return {"error": f"not here: {', '.join(map(str, unknown))}"}
-                self._nursery.start_soon(self._restart, names)
+                self._restarting += 1
+                self._changed()
+                self._up.start_soon(self._restart, names)
             case _:
                 return {"error": f"not understood: {request}"}
         return {"ok": True}
 
     async def _restart(self, names: list[str]) -> None:
-        for name in names:
-            if slot := self._slots.get(name):
-                await slot.restart()
+        try:
+            for name in names:
+                if slot := self._slots.get(name):
+                    await slot.restart()
+        finally:
+            self._restarting -= 1
+            self._changed()
 
     def _tell(self, note: str) -> None:
         log.warning(note)
@@ -273,8 +286,8 @@ class Supervisor:
         assert me is not None
         order = {role: at for at, role in enumerate(ORDER)}
         slots = sorted(self._slots.values(), key=lambda s: (order[s.part.role], len(s.part.name), s.part.name))
-        names = {slot.part.name for slot in slots}
-        complete = all(f"{ROLES[kind]}-{n}" in names for kind, count in self._wanted.items() for n in range(1, count + 1))
+        services = {slot.part.name for slot in slots if slot.part.role in ROLES.values()}
+        settled = services == {f"{ROLES[kind]}-{n}" for kind, count in self._wanted.items() for n in range(1, count + 1)}
         self._state.keep_processes(
             Processes(
                 boot=boot_id(),
@@ -287,6 +300,6 @@ class Supervisor:
                 processes=[slot.entry() for slot in slots],
                 notes=self._notes,
                 failed=self._failed,
-                ready=complete and all(slot.state == "running" for slot in slots),
+                ready=settled and not self._restarting and all(slot.state == "running" for slot in slots),
             )
         )  # fmt: skip
