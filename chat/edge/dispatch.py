@@ -22,6 +22,7 @@ from chat.protocol import AnyRequest, Error, Frame, Hello, Login, Register, Resu
 
 READS: Final = 8  # READ tasks of one connection at a time
 TASKS: Final = 2_000  # tasks in all
+WAITS: Final = 3  # things that a FAST handler may have to wait for, one after the other
 UNPARK: Final = 8  # connections that try again when a task ends: not all of theirs may need a place
 OPENING_TYPES: Final = (Hello, Register, Login, Resume)
 #: Requests that cost nothing worth a token: an `ack` is a dict entry.
@@ -156,15 +157,11 @@ class Dispatch:
     ) -> None:
         begun = trio.current_time()
         try:
-            if wait is not None:
-                await wait()
-            reply = await handler.run(self._ctx, conn, request)
+            reply = await self._run(conn, handler, request, wait)
         except ChatError as error:
             self._refuse(conn, request, error)
         except PartError as error:
             self._refuse(conn, request, Unavailable(error.part))
-        except Later:
-            self._refuse(conn, request, Unavailable("edge"))
         except Exception:  # noqa: BLE001  # a fault of ours in one request: told in full, and the other connections are served on
             _log.exception("request failed", type=h_name(type(request)))
             self._refuse(conn, request, Unavailable("edge", "the server has failed at this request"))
@@ -175,6 +172,18 @@ class Dispatch:
             self._timers[type(request)].observe(trio.current_time() - begun)
             self._metrics.tasks.set(self._tasks)
             self._done(conn, handler)
+
+    async def _run(
+        self, conn: Connection, handler: Handler, request: AnyRequest, wait: Callable[[], Awaitable[None]] | None
+    ) -> Frame | bytes | None:
+        for _ in range(WAITS):
+            if wait is not None:
+                await wait()
+            try:
+                return await handler.run(self._ctx, conn, request)
+            except Later as later:
+                wait = later.wait
+        raise Unavailable("edge")
 
     def _done(self, conn: Connection, handler: Handler) -> None:
         if handler.order is Order.READ:

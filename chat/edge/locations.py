@@ -23,7 +23,7 @@ import trio
 from chat.backoff import Backoff
 from chat.config import EdgeConfig
 from chat.edge.connection import Connection
-from chat.errors import PartAway, PartError, SetupError
+from chat.errors import PartError, SetupError
 from chat.metrics import EdgeMetrics
 from chat.ports import Command, Memory
 
@@ -223,7 +223,7 @@ class Locations:
                 await self.renew()
                 backoff.reset()
                 await trio.sleep(self._config.lease_ms / 4_000)
-            except PartAway as error:
+            except PartError as error:
                 _log.warning("lease not renewed", error=error.message)
                 await trio.sleep(backoff.next())
 

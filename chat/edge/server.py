@@ -28,7 +28,7 @@ from chat.bridge.redis import open_memory
 from chat.config import Config
 from chat.edge.clock import EdgeClock
 from chat.edge.connection import CLOSING, Connection
-from chat.edge.context import Context
+from chat.edge.context import Context, Handlers
 from chat.edge.deliveries import Deliveries
 from chat.edge.directory import Directory
 from chat.edge.dispatch import Dispatch
@@ -71,13 +71,22 @@ class Ports(NamedTuple):
 class Edge:
     """The parts of one edge. `generation` and `messages`: the newest message topic."""
 
-    def __init__(self, config: Config, ports: Ports, *, messages: str, generation: int, partitions: dict[str, int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ports: Ports,
+        *,
+        messages: str,
+        generation: int,
+        partitions: dict[str, int],
+        handlers: Handlers = HANDLERS,
+    ) -> None:
         self.config = config
         edge, topics = config.edge, Topics(config.kafka.namespace)
         self.incarnation = randbits(48)
         self.metrics = EdgeMetrics()
         self.clock = EdgeClock(edge.seen_ahead_ms)
-        self.dispatch = Dispatch(HANDLERS, self.metrics, edge.login_tries_per_minute)
+        self.dispatch = Dispatch(handlers, self.metrics, edge.login_tries_per_minute)
         self.reactor = Reactor(edge, self.dispatch, self.metrics, self._ended)
         self.publisher = EdgePublisher(
             edge,
@@ -169,6 +178,8 @@ class Edge:
             intake=intake,
         )
         self.state = "starting"
+        #: of `listen` and `listen_proxy`, once it runs
+        self.ports: list[int] = []
 
     def _ended(self, conn: Connection) -> None:
         if conn.user:
@@ -186,8 +197,10 @@ class Edge:
     async def run(self, stop: trio.Event, ready: Callable[[], None]) -> None:
         """Serve until `stop` is set, then drain. Raises SetupError."""
         edge = self.config.edge
-        listeners = [bind(split_address(edge.listen)), bind(split_address(edge.listen_proxy))]
-        async with trio.open_nursery() as nursery:
+        async with AsyncExitStack() as stack:
+            listeners = [stack.enter_context(bind(split_address(address))) for address in (edge.listen, edge.listen_proxy)]
+            self.ports = [listener.getsockname()[1] for listener in listeners]
+            nursery = await stack.enter_async_context(trio.open_nursery())
             if edge.metrics:
                 await nursery.start(serve_http, edge.metrics, self.metrics.registry, self.ready)
             await _patiently(lambda: self.deliveries.start(self.config.kafka.replication))

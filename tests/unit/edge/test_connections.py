@@ -1,0 +1,204 @@
+"""From the socket to the handler: framing, limits, order, heartbeats, back-pressure, closing."""
+
+import json
+import struct
+
+import pytest
+import trio
+
+from chat import protocol as p
+from chat.edge.connection import OPEN
+from chat.edge.handlers import HANDLERS
+from tests.fakes.small_edge import small_edge, text, until
+from tests.integration.raw import Raw, encoded
+
+
+def test_every_request_has_a_handler() -> None:
+    assert set(HANDLERS) == set(p.AnyRequest.__args__)
+
+
+async def test_hello_comes_first_and_once() -> None:
+    async with small_edge() as small:
+        raw = await small.connect()
+        await raw.refused("bad_request", "heartbeat")
+        welcome = await raw.greet()
+        assert (welcome["edge"], welcome["heartbeat_ms"]) == ("edge-1", 100)
+        await raw.refused("bad_request", "hello", version=1, client="x")
+        await raw.refused("not_logged_in", "friends")
+        await raw.done("resume", token="1", device="device-1")
+        await raw.refused("bad_request", "resume", token="1", device="device-1")
+        await raw.alive()
+
+
+async def test_frames_may_come_in_any_pieces() -> None:
+    async with small_edge() as small:
+        raw = await small.connect()
+        data = encoded({"type": "hello", "version": 1, "client": "x"}) + encoded({"type": "heartbeat"}) * 3
+        for i in range(0, len(data), 7):
+            await raw.send_bytes(data[i : i + 7])
+            await trio.lowlevel.checkpoint()
+        await raw.expect("welcome")
+        for _ in range(3):
+            await raw.expect("heartbeat")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (struct.pack(">I", 4_097), "too_long"),
+        (struct.pack(">I", 3) + b"\xff{}", "bad_frame"),
+        (struct.pack(">I", 2) + b"[]", "bad_frame"),
+        (encoded({"type": "hello", "version": 9, "client": "x"}), "bad_version"),
+    ],
+)
+async def test_a_connection_that_cannot_go_on(data: bytes, code: str) -> None:
+    async with small_edge() as small:
+        raw = await small.connect()
+        await raw.send_bytes(data)
+        await raw.expect("error", code=code)
+        await raw.goodbye(1004)
+
+
+async def test_eight_bad_requests_before_login_close() -> None:
+    async with small_edge() as small:
+        raw = await small.connect()
+        for _ in range(8):
+            await raw.send("nonsense")
+        for _ in range(8):
+            await raw.expect("error", code="bad_request")
+        await raw.goodbye(1004)
+
+
+async def test_without_login_in_time_it_ends() -> None:
+    async with small_edge(login_deadline_ms=200) as small:
+        raw = await small.connect()
+        await raw.greet()
+        await raw.send_bytes(b"\x00\x00")  # a partial frame keeps nothing alive
+        await raw.goodbye(1004)
+
+
+async def test_a_silent_client_is_dropped_and_a_partial_frame_is_silence() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        for _ in range(3):
+            await raw.send("heartbeat")
+            await raw.expect("heartbeat")
+        await raw.send_bytes(b"\x00\x00\x00\x20{")
+        await raw.goodbye(2002)
+        await until(2, lambda: not small.edge.hub.users)
+
+
+async def test_goodbye_is_answered_and_closed() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        await raw.send("goodbye")
+        await raw.goodbye(1000)
+
+
+async def test_what_comes_behind_a_change_waits_but_heartbeats_do_not() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        small.gate = trio.Event()
+        await raw.send("block", user=7, rid=1)
+        await raw.send("block", user=8, rid=2)
+        await raw.send("send", to=2, stream=5, seq=0, text="after")
+        await raw.send("heartbeat")
+        await raw.expect("heartbeat")
+        assert small.log("u2") == []
+        assert small.changes == []
+        small.gate.set()
+        await raw.expect("accepted", seq=0)
+        assert small.changes == [7, 8]
+
+
+async def test_reads_run_side_by_side_up_to_a_bound() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        small.gate = trio.Event()
+        for rid in range(20):
+            await raw.send("friends", rid=rid)
+        await until(2, lambda: small.edge.dispatch.tasks == 8)
+        small.gate.set()
+        assert {(await raw.expect("friends"))["rid"] for _ in range(20)} == set(range(20))
+        await raw.alive()
+
+
+async def test_a_full_queue_stops_the_reading_and_loses_nothing() -> None:
+    async with small_edge(heartbeat_ms=50, requests_burst=5_000) as small:
+        raw = await small.client(1)
+        small.gate = trio.Event()
+        count = 3_000
+        async with trio.open_nursery() as nursery:
+
+            async def send_all() -> None:
+                for user in range(1, count + 1):
+                    await raw.send("block", user=user, rid=user)
+
+            nursery.start_soon(send_all)
+            conn = next(iter(small.edge.reactor.connections.values()))
+            await until(2, lambda: conn.paused)
+            for _ in range(12):  # more than may be missed: it is the edge that does not read, so it says that it lives
+                await raw.expect("heartbeat")
+            small.gate.set()
+        for rid in range(1, count + 1):
+            await raw.expect("ok", rid=rid)
+        assert small.changes == list(range(1, count + 1))
+
+
+async def test_a_slow_reader_is_closed_with_a_code_behind_a_whole_frame() -> None:
+    async with small_edge(outbox_bytes=1 << 20, heartbeat_ms=60_000) as small:
+        raw = await small.client(1)
+        big = text(1, 2, to=1)
+        big = big._replace(payload=json.dumps({"type": "message", "text": "x" * 50_000}).encode())
+        conn = next(iter(small.edge.reactor.connections.values()))
+
+        def filled() -> bool:
+            small.deliver(*[big] * 20)
+            return conn.state != OPEN
+
+        await until(10, filled)
+        await raw.goodbye(2003)
+
+
+async def test_a_proxied_connection_has_its_clients_address() -> None:
+    async with small_edge(connections_per_address=2) as small:
+        kept: list[Raw] = []
+        for _ in range(2):
+            raw = await small.connect(proxied=True)
+            await raw.send_bytes(
+                b"PROXY TCP4 10.9.9.9 10.0.0.1 4000 7200\r\n" + encoded({"type": "hello", "version": 1, "client": "x"})
+            )
+            await raw.expect("welcome")
+            kept.append(raw)
+        third = await small.connect(proxied=True)
+        await third.send_bytes(b"PROXY TCP4 10.9.9.9 10.0.0.1 4000 7200\r\n")
+        bye = await third.goodbye(3000)
+        assert bye["retry_after_ms"] > 0
+        await kept[0].stream.aclose()
+        await until(2, lambda: small.edge.reactor._addresses["10.9.9.9"] == 1)
+        other = await small.connect(proxied=True)
+        await other.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+        await other.closed()
+
+
+async def test_more_connections_than_the_edge_may_have_are_turned_away() -> None:
+    async with small_edge(max_connections=1) as small:
+        raw = await small.connect()
+        await raw.greet()
+        await (await small.connect()).goodbye(3000)
+
+
+async def test_draining() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        await raw.send("send", to=2, stream=5, seq=0, text="hi")
+        small.stop.set()
+        moved = await raw.expect("moved")
+        assert 0 <= moved["retry_after_ms"] <= 500
+        await raw.goodbye(2000)
+        assert any(f["type"] == "accepted" for f in raw.inbox)
+        with pytest.raises(OSError, match="connect"):
+            await small.connect()
+        await raw.stream.aclose()
+        await until(3, lambda: b"edge:edge-1" not in small.redis.data)
+        assert not [key for key in small.redis.data if key.startswith((b"loc:", b"group:"))]
