@@ -109,7 +109,7 @@ def has_ended(child: int) -> bool:
 
 async def wait_ready(state: State, seconds: float, tell: Tell = say, supervisor: int | None = None) -> Processes:
     """Return when everything that is wanted runs; tells of each part as it comes. Raises SetupError."""
-    began, told, notes = trio.current_time(), set[str](), 0
+    began, told, notes, seen = trio.current_time(), set[str](), 0, False
     found = None
     while trio.current_time() - began < seconds:
         await trio.sleep(0.05)
@@ -123,11 +123,13 @@ async def wait_ready(state: State, seconds: float, tell: Tell = say, supervisor:
         for note in found.notes[notes:] if supervisor is not None else []:
             tell(note)
             notes += 1
+        if not seen and supervisor is None:  # what ran before is no news
+            told = {entry.name for entry in found.processes if entry.state == "running"}
+        seen = True
         for entry in found.processes:
             if entry.state == "running" and entry.name not in told:
                 told.add(entry.name)
-                if supervisor is not None or entry.restarts == 0:
-                    tell(f"{trio.current_time() - began:5.1f} s  {entry.name} runs at {entry.address} (pid {entry.pid})")
+                tell(f"{trio.current_time() - began:5.1f} s  {entry.name} runs at {entry.address} (pid {entry.pid})")
         if found.failed:
             raise SetupError(f"{found.failed}\n{_tail(state, 'set-up')}")
         if found.ready:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -50,9 +51,9 @@ def write_files(part: Part) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Whole or not at all, readable by the owner alone."""
+    """Whole or not at all, readable by the owner alone. Several may write the same file at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     new.touch(mode=0o600)
     new.write_text(text)
     new.replace(path)
