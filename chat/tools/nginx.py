@@ -95,6 +95,7 @@ class _Lease(msgspec.Struct):
 
     address: str
     weight: int = 1
+    draining: bool = False
 
 
 _lease = msgspec.json.Decoder(_Lease).decode
@@ -117,6 +118,8 @@ async def read_leases(memory: Memory, prefix: str) -> dict[str, Upstream]:
             continue
         try:
             decoded = _lease(lease)
+            if decoded.draining:
+                continue
             upstream = Upstream(edge, decoded.address, decoded.weight)
         except msgspec.DecodeError:
             log.warning("lease_not_understood", edge=edge)
