@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Everything that `make run` and `make test` need, as far as it is missing: Debian packages, .venv, Kafka's jars.
+# Quick when all is there; may be run as often as one likes. Usage: scripts/setup.sh [--dev]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+extras=""
+[ "${1:-}" = "--dev" ] && extras="[dev]"
+PATH="$PATH:/usr/sbin:/sbin"
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "setup: $*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# ---------------------------------------------------------------- what is missing
+
+python=""
+for candidate in "${PYTHON:-}" python3.11 python3 python3.12 python3.13; do
+    if [ -n "$candidate" ] && have "$candidate" &&
+        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python="$candidate"
+        break
+    fi
+done
+
+java_fits() {
+    "$1" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | { read -r major && [ "$major" -ge 17 ]; }
+}
+java=""
+for candidate in "${JAVA_HOME:+$JAVA_HOME/bin/java}" java /usr/lib/jvm/*/bin/java; do
+    if [ -n "$candidate" ] && have "$candidate" && java_fits "$candidate"; then
+        java="$candidate"
+        break
+    fi
+done
+
+jars_are_there() { (cd kafka/jars 2>/dev/null && sha256sum --check --quiet --strict ../jars.sha256 >/dev/null 2>&1); }
+
+packages=()
+[ -n "$python" ] || packages+=(python3 python3-venv)
+[ -z "$python" ] || "$python" -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+[ -n "$java" ] || packages+=(openjdk-17-jre-headless)
+jars_are_there || have mvn || packages+=(maven)
+have redis-server || packages+=(redis-server)
+{ have mariadbd && have mariadb-install-db; } || packages+=(mariadb-server)
+have nginx || packages+=(nginx)
+{ have nginx && nginx -V 2>&1 | grep -Eq -- '--with-stream( |$)'; } ||
+    ls /usr/lib/nginx/modules/ngx_stream_module.so /usr/lib64/nginx/modules/ngx_stream_module.so >/dev/null 2>&1 ||
+    packages+=(libnginx-mod-stream)
+
+# ---------------------------------------------------------------- packages
+
+# Installed for their programs: the services of the system are neither started now nor at the next boot.
+install_packages() {
+    local policy=/usr/sbin/policy-rc.d made="" status=0
+    if ! [ -e "$policy" ]; then
+        made=yes
+        printf '#!/bin/sh\nexit 101\n' | $root tee "$policy" >/dev/null
+        $root chmod 755 "$policy"
+    fi
+    say "setup: installing $*"
+    {
+        $root env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+            $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+    } >&2 || status=$?
+    [ -z "$made" ] || $root rm -f "$policy"
+    [ "$status" -eq 0 ] || die "apt-get failed; install these yourself, then run this again: $*"
+    if have systemctl; then
+        for service in redis-server mariadb nginx; do
+            case " $* " in
+            *" $service"*) $root systemctl disable --quiet "$service" >/dev/null 2>&1 || true ;;
+            esac
+        done
+    fi
+}
+
+if [ "${#packages[@]}" -gt 0 ]; then
+    root=""
+    by_hand="apt-get install --no-install-recommends ${packages[*]}"
+    have apt-get || die "missing: ${packages[*]} (as Debian 12 names them); install them, then run this again"
+    if [ "$(id -u)" -ne 0 ]; then
+        { have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; } || die "missing: ${packages[*]}; as root run: $by_hand"
+        root="sudo"
+    fi
+    install_packages "${packages[@]}"
+    if [ -z "$python" ]; then
+        python=python3
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+            die "Python 3.11 is needed; found $("$python" --version); set PYTHON to a newer one"
+    fi
+fi
+
+# ---------------------------------------------------------------- Python
+
+wanted="$( (cat pyproject.toml constraints.txt && "$python" --version && pwd) | sha256sum | cut -c1-16)$extras"
+stamp=.venv/.set-up
+if ! { [ -x .venv/bin/chat ] && { [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] ||
+    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted[dev]" ]; }; }; then
+    say "setup: Python packages into .venv"
+    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras" ||
+        die "pip failed (see above); is a package index reachable?"
+    printf '%s\n' "$wanted" >"$stamp"
+fi
+
+# ---------------------------------------------------------------- Kafka
+
+jars_are_there || scripts/kafka.sh
