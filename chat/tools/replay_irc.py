@@ -16,6 +16,8 @@ import click
 import trio
 
 from chat.client.terminal import DEFAULT_SERVER, addresses
+from chat.config import Config
+from chat.logs import set_up_logs
 from chat.tools.irc import parse, plan
 from chat.tools.replay_check import check, check_rows
 from chat.tools.replay_run import say_all
@@ -65,6 +67,7 @@ def replay_irc(  # noqa: PLR0917  # click gives them by name
 
     Bytes that are not UTF-8 are read as Latin-1, line by line.
     """
+    set_up_logs(Config(log_level="warning", log_format="text"))
     servers = addresses(edges or server)
     rate = _rate(speed)
     good = True

@@ -1,5 +1,6 @@
-"""Does a running cluster pass messages on? Two throw-away users, one at the front, one at each edge in turn, write to each
-other; every message must be shown once, in order, and be in the history once.
+"""Does a running cluster pass messages on? A throw-away user at the front writes to one at each edge, and is answered; every
+message must be shown once, in order, at both ends, and be in both histories once. The user at the front is on one edge: so
+with several edges messages cross from edge to edge.
 
 Used at the end of `chat up`, and as `chat selftest`.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -48,6 +50,7 @@ class Pair:
 @dataclass
 class Report:
     pairs: list[Pair]
+    reached: bool  # the front has let someone in
 
     @property
     def ok(self) -> bool:
@@ -62,7 +65,8 @@ class _End:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.shown: list[tuple[str, float]] = []
+        self.shown: defaultdict[str, list[str]] = defaultdict(list)  # by conversation
+        self.newest = 0.0  # when the last was shown
         self.trouble = ""
         name = f"selftest-{secrets.token_hex(6)}"
         self.client = Client(
@@ -72,7 +76,8 @@ class _End:
 
     def _event(self, event: ev.Event) -> None:
         if isinstance(event, ev.MessageShown) and event.message.kind == "text" and isinstance(event.message.text, str):
-            self.shown.append((event.message.text, time.monotonic()))
+            self.shown[event.conversation].append(event.message.text)
+            self.newest = time.monotonic()
         elif isinstance(event, ev.Disconnected):
             self.trouble = f"{self.address}: {event.ended}"
 
@@ -81,69 +86,77 @@ class _End:
 
 
 async def selftest(front: str, edges: Sequence[str]) -> Report:
-    """`front` is nginx, `edges` the edges' direct addresses; without any, both users are at the front. Never raises for what
+    """`front` is nginx, `edges` the edges' direct addresses; without any, all users are at the front. Never raises for what
     is wrong with the cluster: the report says it. Takes at most 30 s a pair. Cancelling is safe."""
-    others = [e for e in edges if e != front] or [front]
-    return Report([await _pair(front, other) for other in others])
+    pairs: list[Pair] = []
+    async with trio.open_nursery() as nursery:
+        near = _End(front)
+        nursery.start_soon(near.client.run)
+        for edge in [e for e in edges if e != front] or [front]:
+            far = _End(edge)
+            nursery.start_soon(far.client.run)
+            pairs.append(await _pair(near, far))
+            await far.client.leave()
+        await near.client.leave()
+        nursery.cancel_scope.cancel()
+    return Report(pairs, near.client.edge != "")
 
 
-async def _pair(front: str, other: str) -> Pair:
-    pair = Pair(f"{front} <-> {other}")
-    ends = [_End(front), _End(other)]
+async def _pair(near: _End, far: _End) -> Pair:
+    pair = Pair(f"{near.address} <-> {far.address}")
     step = "log-in"
     try:
         with trio.fail_after(TIMEOUT):
-            async with trio.open_nursery() as nursery:
-                try:
-                    for end in ends:
-                        nursery.start_soon(end.client.run)
-                    for end in ends:
-                        await end.ready()
-                    pair.edges = [end.client.edge for end in ends]
-                    step = "messages"
-                    await _exchange(pair, ends)
-                    step = "history"
-                    await _history(pair, ends)
-                    for end in ends:
-                        await end.client.leave()
-                except (LoggedOut, ChatError, RequestTimeout, ConnectionLost) as error:
-                    pair.problem = f"{step}: {error}"
-                nursery.cancel_scope.cancel()
+            for end in (near, far):
+                await end.ready()
+            pair.edges = [near.client.edge, far.client.edge]
+            step = "messages"
+            texts = await _exchange(pair, near, far)
+            step = "history"
+            for end, other in ((near, far), (far, near)):
+                await _history(pair, end, other, texts)
     except trio.TooSlowError:
-        trouble = "; ".join(end.trouble for end in ends if end.trouble)
+        trouble = "; ".join(end.trouble for end in (near, far) if end.trouble)
         pair.problem = f"{step}: not done after {TIMEOUT:g} s{' (' if trouble else ''}{trouble}{')' if trouble else ''}"
+    except (LoggedOut, ChatError, RequestTimeout, ConnectionLost) as error:
+        pair.problem = f"{step}: {error}"
     pair.ok = not pair.problem
     return pair
 
 
-async def _exchange(pair: Pair, ends: Sequence[_End]) -> None:
-    expected: list[str] = []
+async def _exchange(pair: Pair, near: _End, far: _End) -> list[str]:
+    """Messages in turn, each sent when the one before is shown; returns them."""
+    ends = {near: f"u{far.client.user}", far: f"u{near.client.user}"}  # each with the conversation as it names it
+    texts: list[str] = []
     for number in range(ROUNDS):
-        for sender, receiver in (ends, ends[::-1]):
-            text = f"message {number} from {sender.client.name}"
-            expected.append(text)
+        for sender, receiver in ((near, far), (far, near)):
+            texts.append(f"message {number} from {sender.client.name}")
             began = time.monotonic()
-            sender.client.send_text(f"u{receiver.client.user}", text)
-            await receiver.client.wait_until(lambda e=expected, r=receiver: len(r.shown) >= len(e))  # type: ignore[misc]
-            pair.times_ms.append((receiver.shown[-1][1] - began) * 1000)
-    for end in ends:
-        await end.client.wait_until(lambda e=end: len(e.client.sending) == 0 and len(e.shown) >= len(expected))  # type: ignore[misc]
-        if [text for text, _ in end.shown] != expected:
-            pair.problem = f"messages: {end.client.name} at {end.address} has shown {[t for t, _ in end.shown]}"
+            sender.client.send_text(ends[sender], texts[-1])
+            await _shown(receiver, ends[receiver], len(texts))
+            pair.times_ms.append((receiver.newest - began) * 1000)
+    for end, conversation in ends.items():
+        await _shown(end, conversation, len(texts))
+        await end.client.wait_until(lambda client=end.client: len(client.sending) == 0)  # type: ignore[misc]
+        if end.shown[conversation] != texts:
+            pair.problem = f"messages: {end.client.name} at {end.address} has shown {end.shown[conversation]}"
+    return texts
 
 
-async def _history(pair: Pair, ends: Sequence[_End]) -> None:
+async def _shown(end: _End, conversation: str, count: int) -> None:
+    await end.client.wait_until(lambda: len(end.shown[conversation]) >= count)
+
+
+async def _history(pair: Pair, end: _End, other: _End, texts: Sequence[str]) -> None:
     """What was shown is in the history once, when it is persisted."""
-    for end, other in (ends, ends[::-1]):
-        wanted = [text for text, _ in end.shown]
-        while True:
-            page = await end.client.history(f"u{other.client.user}")
-            found = [m.text for m in reversed(page.messages) if m.kind == "text"]
-            if len(found) >= len(wanted):
-                break
+    found: list[object] = []
+    while len(found) < len(texts):
+        page = await end.client.history(f"u{other.client.user}")
+        found = [m.text for m in reversed(page.messages) if m.kind == "text"]
+        if len(found) < len(texts):
             await trio.sleep(0.1)
-        if found != wanted and not pair.problem:
-            pair.problem = f"history: {end.client.name} finds {found}"
+    if found != list(texts):
+        pair.problem = f"history: {end.client.name} finds {found}"
 
 
 @click.command("selftest")
@@ -160,4 +173,4 @@ def selftest_command(server: str, edges: str, as_json: bool) -> int:
         click.echo(json.dumps({"ok": report.ok, "pairs": pairs}))
     else:
         click.echo(str(report))
-    return 0 if report.ok else 1
+    return 0 if report.ok else 1 if report.reached else 3
