@@ -49,7 +49,7 @@ class Raw:
         async with self._writing:
             await self.stream.send_all(data)
 
-    async def send(self, kind: str, **fields: Any) -> None:
+    async def send(self, kind: str, /, **fields: Any) -> None:
         await self.send_bytes(encoded({"type": kind, **{k.rstrip("_"): v for k, v in fields.items()}}))
 
     async def send_json(self, body: str | bytes) -> None:
@@ -91,23 +91,23 @@ class Raw:
                 await self._read()
         raise AssertionError(f"what was expected did not come within {seconds} s; there is {self.inbox!r:.2000}")
 
-    async def expect(self, kind: str, seconds: float = PATIENCE, **fields: Any) -> Frame:
+    async def expect(self, kind: str, /, seconds: float = PATIENCE, **fields: Any) -> Frame:
         wanted = {"type": kind, **{k.rstrip("_"): v for k, v in fields.items()}}
         return await self.take(lambda f: all(k in f and f[k] == v for k, v in wanted.items()), seconds)
 
-    async def ask(self, kind: str, seconds: float = PATIENCE, **fields: Any) -> Frame:
+    async def ask(self, kind: str, /, seconds: float = PATIENCE, **fields: Any) -> Frame:
         """A request; its answer, or its error."""
         rid = next(_numbers)
         await self.send(kind, rid=rid, **fields)
         return await self.take(lambda f: f.get("rid") == rid, seconds)
 
-    async def done(self, kind: str, **fields: Any) -> Frame:
+    async def done(self, kind: str, /, **fields: Any) -> Frame:
         """A request that has to succeed."""
         answer = await self.ask(kind, **fields)
         assert answer["type"] != "error", answer
         return answer
 
-    async def refused(self, code: str, kind: str, **fields: Any) -> Frame:
+    async def refused(self, code: str, kind: str, /, **fields: Any) -> Frame:
         """A request that has to fail with `code`; the connection goes on."""
         answer = await self.ask(kind, **fields)
         assert (answer["type"], answer.get("code")) == ("error", code), answer
@@ -115,7 +115,7 @@ class Raw:
         assert isinstance(answer["retriable"], bool)
         return answer
 
-    async def silence(self, kind: str, **fields: Any) -> None:
+    async def silence(self, kind: str, /, **fields: Any) -> None:
         """No such frame has come by the time a heartbeat is answered that was sent now."""
         await self.send("heartbeat", rid=(rid := next(_numbers)))
         await self.take(lambda f: f.get("rid") == rid)

@@ -72,9 +72,12 @@ async def test_a_frame_may_be_max_frame_long_and_no_longer(world: World, bystand
 
 async def test_frames_before_one_too_long_still_count(world: World) -> None:
     raw = await world.person()
-    await raw.send_bytes(encoded({"type": "groups", "rid": 1}) + (2**30).to_bytes(4, "big"))
-    await raw.expect("groups", rid=1)
+    note = {"type": "send", "to": raw.user, "stream": new_stream(), "seq": 0, "text": "before"}
+    await raw.send_bytes(encoded(note) + encoded({"type": "heartbeat", "rid": 1}) + (2**30).to_bytes(4, "big"))
+    await raw.expect("heartbeat", rid=1)
     await ends_with(raw, "too_long")
+    again = await world.again(raw)
+    assert [m["text"] for m in await again.persisted(to=raw.user)] == ["before"]
 
 
 OTHERS = {"http": b"GET / HTTP/1.1\r\nHost: chat\r\n\r\n", "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 9}
@@ -162,7 +165,7 @@ REFUSED: list[dict[str, object]] = [
     *changed(SYNC, {"after": "0"}, {"after": -1}, {"limit": 0}, {"limit": "50"}, {"fresh": "yes"}, {"timeline": None}),
     *changed(FETCH, {"seqs": []}, {"seqs": 1}, {"seqs": ["1"]}, {"seqs": list(range(501))}, {"to": None}, {"from": None}),
     *changed(HISTORY, {"to": None}, {"group": 1}, {"before": 5}, {"before": "made up"}, {"limit": -1}, {"limit": 1.5}),
-    *changed({"type": "search", "to": 1, "text": "x"}, {"to": None}, {"text": None}, {"text": ""}, {"text": 5}),
+    *changed({"type": "search", "to": 1, "text": "x"}, {"to": "1"}, {"group": 1}, {"text": None}, {"text": ""}, {"text": 5}),
     *changed(CREATE, {"name": None}, {"name": ""}, {"members": ["1"]}, {"members": list(range(1, 2000))}, {"open": 1}),
     {"type": "conversations", "before": "made up"}, {"type": "find_user"}, {"type": "find_user", "name": 5},
     {"type": "friend_request"}, {"type": "friend_request", "user": "1"}, {"type": "block", "user": None},
@@ -256,8 +259,8 @@ async def test_garbage_ends_or_is_refused_but_harms_nobody(world: World, bystand
     await fresh.alive()
 
 
-async def test_a_connection_that_only_sends_is_closed_not_kept(world: World, bystander: Raw) -> None:
-    """Never reads: the edge's bounded outbox ends it, and others are served meanwhile."""
+async def test_one_that_never_reads_harms_nobody(world: World, bystander: Raw) -> None:
+    """Its answers pile up to a bound; others are served meanwhile."""
     raw = await world.person(beats=False)
     frame = encoded({"type": "history", "to": raw.user, "rid": "x" * 64}) * 50
     with suppress(trio.BrokenResourceError), trio.move_on_after(3):
