@@ -60,15 +60,20 @@ class Work:
         self._heads = heads
         self._metrics = metrics
         self._max_bytes = max_batch_bytes
-        self._buried: set[tuple[TopicPartition, int]] = set()  # since the last transaction that went through
+        self._buried: set[tuple[TopicPartition, int]] = set()  # of fetches that are not stored yet
 
     async def store(self, fetched: Fetched) -> dict[TopicPartition, int]:
         """Store all of it; the new next offset of each partition. A partition that another process owns is left out.
         Raises PartAway: what was done is not known, read the offsets again."""
         try:
-            return await self._transaction(fetched)
+            done = await self._transaction(fetched)
         except (Conflict, BadData) as error:
             log.info("stored one by one", error=error.message)
+            done = await self._one_by_one(fetched)
+        self._buried.clear()
+        return done
+
+    async def _one_by_one(self, fetched: Fetched) -> dict[TopicPartition, int]:
         done: dict[TopicPartition, int] = {}
         for partition, (begin, records) in fetched.items():
             try:
@@ -135,7 +140,6 @@ class Work:
         return changes
 
     def _committed(self, fetched: Fetched) -> None:
-        self._buried.clear()
         for partition, (_, records) in fetched.items():
             self._metrics.records.labels(self._label(partition)).inc(len(records))
 
