@@ -44,9 +44,8 @@ jars_are_there || have mvn || packages+=(maven)
 have redis-server || packages+=(redis-server)
 { have mariadbd && have mariadb-install-db; } || packages+=(mariadb-server)
 have nginx || packages+=(nginx)
-{ have nginx && nginx -V 2>&1 | grep -Eq -- '--with-stream( |$)'; } ||
-    ls /usr/lib/nginx/modules/ngx_stream_module.so /usr/lib64/nginx/modules/ngx_stream_module.so >/dev/null 2>&1 ||
-    packages+=(libnginx-mod-stream)
+{ have nginx && nginx -V 2>&1 | grep -Eq -- '--with-stream( |$)'; } || [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] ||
+    [ -e /usr/lib64/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
 
 # ---------------------------------------------------------------- packages
 
