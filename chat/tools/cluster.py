@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any, Final
 import click
 import trio
 
-from chat.config import Config
+from chat.config import Config, NginxConfig
 from chat.errors import SetupError
 from chat.settings import Loaded, to_toml
 from chat.tools import programs
@@ -187,14 +186,12 @@ async def take_down(state: State, now: bool, tell: Tell = say) -> None:
     tell("stopped")
 
 
-def next_lines(folder: Path, config: Config) -> list[str]:
-    """What to type next, with the same `chat` that was typed."""
-    if not config.up.edges:
-        return []
+def next_lines(front: str) -> list[str]:
+    """What to type next, in two terminals, with the same `chat` that was typed."""
     program = Path(sys.argv[0])
     try:
-        shown = str(program.resolve().relative_to(Path.cwd()))
+        shown = str(program.absolute().relative_to(Path.cwd()))
     except ValueError:
         shown = "chat"
-    option = "" if folder == Path(".chat") else f" --config {shlex.quote(str(folder / 'cluster.toml'))}"
-    return [f"{shown} talk alice{option}", f"{shown} talk bob{option}"]
+    server = "" if front == NginxConfig().listen else f" --server {front}"
+    return [f"{shown} talk alice{server}", f"{shown} talk bob --to alice{server}"]

@@ -14,7 +14,8 @@ import trio
 from chat.errors import SetupError
 from chat.logs import set_up_logs
 from chat.settings import Loaded
-from chat.tools.cluster import WANTED, bring_up, check_machine, next_lines, take_down
+from chat.tools.assembly import parts_wanted
+from chat.tools.cluster import WANTED, bring_up, check_machine, next_lines, take_down, wait_ready
 from chat.tools.control import ask
 from chat.tools.options import with_settings
 from chat.tools.state import State, state_of
@@ -53,9 +54,11 @@ def up(loaded: Loaded, folder: Path, foreground: bool, owner: int | None, testin
         trio.run(Supervisor(state, loaded.config, owner).run)
         return DONE
     check_machine(loaded.config)
-    trio.run(bring_up, state, loaded, owner, testing)
-    for line in next_lines(folder, loaded.config):
-        click.echo(line)
+    found = trio.run(bring_up, state, loaded, owner, testing)
+    if found.wanted["edges"] and "nginx" in parts_wanted(loaded.config):
+        click.echo("Now chat, in two terminals:", err=True)
+        for line in next_lines(found.front):
+            click.echo(line)
     return DONE
 
 
@@ -124,8 +127,6 @@ def restart(folder: Path, names: tuple[str, ...], rolling: bool) -> int:
 
 async def _asked(state: State, request: dict[str, Any], seconds: float) -> None:
     """Ask the supervisor, and wait until it has done so and everything runs."""
-    from chat.tools.cluster import wait_ready
-
     answer = await ask(state, request)
     if answer is None:
         raise SetupError(f"no supervisor answers in {state.folder}; chat up starts one")
