@@ -28,6 +28,7 @@ SYNCS_AT_ONCE = 24  # in one snapshot
 SNAPSHOTS_AT_ONCE = 2
 SYNCS_WAITING = 8_192
 DAY_MS = 86_400_000
+AWAY_S = 0.3  # what a sync waits for MySQL that is known to be away
 EVERY_PAGE_S = 10.0  # a sync waits no longer for its snapshot
 
 
@@ -186,11 +187,16 @@ def _synced(timeline: str, given: Answer) -> SyncedBytes:
 
 async def _stored_to_end(context: Context, timeline: str) -> int | None:
     """E, when persist has reached it or the time is over; None where Kafka does not tell it."""
+    database = context.services.database
+    if database.away:  # nobody's progress can be seen: come back soon, or be answered that nothing is known
+        with trio.move_on_after(AWAY_S):
+            await database.wait_mended()
     try:
         end = (await context.progress.end([timeline]))[timeline]
     except (PartError, Unavailable):
         return None
-    await context.progress.reached({timeline: end}, context.config.sync_wait_ms / 1_000)
+    if not database.away:
+        await context.progress.reached({timeline: end}, context.config.sync_wait_ms / 1_000)
     return end
 
 

@@ -164,8 +164,8 @@ class Watches:
 
     async def _look_up(self, users: Collection[int]) -> dict[int, frozenset[Place]]:
         """The living locations of each."""
-        replies = await self._pipeline([("HVALS", f"{self._prefix}loc:{user}") for user in users])
-        found = {user: frozenset(_places(reply)) for user, reply in zip(users, replies, strict=True)}
+        replies = await self._pipeline([("HGETALL", f"{self._prefix}loc:{user}") for user in users])
+        found = {user: frozenset(_places(reply[1::2])) for user, reply in zip(users, replies, strict=True)}
         alive = await self._alive({p.edge for of_user in found.values() for p in of_user})
         return {user: of_user & alive for user, of_user in found.items()}
 
