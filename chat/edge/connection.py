@@ -52,9 +52,9 @@ class Connection:
 
     __slots__ = (
         "address", "announced", "bad", "blocked", "chunks", "counted", "cursors", "cutter", "deadline", "device",
-        "dirty", "ended", "fd", "head", "mask", "missed", "more", "name", "opened_at", "partial", "queue", "queue_bytes",
-        "queued", "reactor", "reads", "receipts", "registered", "requests", "resync_when_written", "session", "sock",
-        "state", "stuck", "token_hash", "tries", "unacknowledged", "user", "verified", "window",
+        "dirty", "ended", "ending", "fd", "head", "mask", "missed", "more", "name", "opened_at", "partial", "queue",
+        "queue_bytes", "queued", "reactor", "reads", "receipts", "registered", "requests", "resync_when_written",
+        "session", "sock", "state", "stuck", "token_hash", "tries", "unacknowledged", "user", "verified", "window",
     )  # fmt: skip
 
     def __init__(self, reactor: Reactor, sock: socket.socket, address: str, state: int, now: float) -> None:
@@ -68,6 +68,7 @@ class Connection:
         self.mask = select.EPOLLIN
         self.counted = False  # among the connections of its address
         self.ended = False  # `on_end` was called
+        self.ending: tuple[Frame | None, Goodbye, str] | None = None  # when what runs is done: a last frame, and goodbye
         # read
         self.head = b""  # of the PROXY header
         self.cutter = FrameCutter(MAX_FRAME_BEFORE_LOGIN)
@@ -128,10 +129,28 @@ class Connection:
             return
         self._closing(code, reason)
 
+    def finish(self, last: Frame | None, code: Goodbye, reason: str) -> None:
+        """Read nothing more; when everything that came before has its answer (bounded time), send `last` and close."""
+        if self.state < CLOSING and self.ending is None:
+            self.ending = last, code, reason
+            self.deadline = self.reactor.now() + FLUSH_S
+            self.reactor.interest(self)
+            self.settled()
+
     def fail(self, error: ProtocolError, frame_: Frame) -> None:
-        """The connection cannot go on."""
-        self.send(frame_)
-        self.close(Goodbye.PROTOCOL, error.code)
+        """The connection cannot go on behind this frame."""
+        self.queue = None
+        self.finish(frame_, Goodbye.PROTOCOL, error.code)
+
+    def settled(self, *, late: bool = False) -> None:
+        """Something was done: was it the last that `finish` waits for? `late`: it waits no longer."""
+        if self.ending is None or self.state >= CLOSING:
+            return
+        if late or not (self.reads or self.blocked or self.queue or self.unacknowledged):
+            last, code, reason = self.ending
+            if last is not None:
+                self.send(last)
+            self.close(code, reason)
 
     def _closing(self, code: int, reason: str) -> None:
         self.state = CLOSING
@@ -254,8 +273,10 @@ class Connection:
     def paused(self) -> bool:
         """Nothing is read for now."""
         queue = self.queue
-        return self.queued > PAUSE_BYTES or (
-            queue is not None and (len(queue) >= QUEUE_FRAMES or self.queue_bytes >= QUEUE_BYTES)
+        return (
+            self.queued > PAUSE_BYTES
+            or self.ending is not None
+            or (queue is not None and (len(queue) >= QUEUE_FRAMES or self.queue_bytes >= QUEUE_BYTES))
         )
 
     def readable(self) -> None:
@@ -305,11 +326,12 @@ class Connection:
                     if left <= 0 or self.state >= CLOSING or self.paused:
                         break
         except ProtocolError as error:
-            self.fail(error, self.reactor.dispatch.error_frame(error))
+            self.finish(self.reactor.dispatch.error_frame(error), Goodbye.PROTOCOL, error.code)
         if self.state < CLOSING:
             if left <= 0 or (self.queue and not self.blocked):
                 self.reactor.again(self)
             self.reactor.interest(self)
+            self.settled()
 
     def _enqueue(self, body: bytes) -> None:
         self.missed = 0

@@ -191,6 +191,7 @@ class Dispatch:
             conn.unblock(HELD)
         else:
             conn.unblock(RUNNING)
+        conn.settled()
         for _ in range(min(len(self._parked), UNPARK)):
             self._parked.popleft().unblock(HELD)
 

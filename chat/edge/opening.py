@@ -30,4 +30,5 @@ async def heartbeat(context: Context, session: Connection, request: protocol.Hea
 
 
 async def goodbye(context: Context, session: Connection, request: protocol.LeaveNow) -> None:
-    session.close(Goodbye.ASKED, "as you wish")
+    session.queue = None  # what is behind it is not wanted
+    session.finish(None, Goodbye.ASKED, "as you wish")

@@ -291,6 +291,7 @@ class EdgePublisher:
         if not done:
             return
         told: dict[tuple[Connection, str, int], int] = {}
+        leaving: list[Connection] = []
         for parcel in done:
             conn = parcel.conn
             conn.unacknowledged -= 1
@@ -298,8 +299,12 @@ class EdgePublisher:
                 upto = conn.window.acknowledge(parcel.conversation, parcel.stream, parcel.seq)
                 if upto is not None:
                     told[conn, parcel.conversation, parcel.stream] = upto
+                if conn.ending is not None:
+                    leaving.append(conn)
         for (conn, conversation, stream), seq in told.items():
             conn.send(accepted(conversation, stream, seq))
+        for conn in leaving:
+            conn.settled()
         self._metrics.accepted.inc(len(done))
         self._metrics.accept.observe(trio.current_time() - min(p.at for p in done))
 

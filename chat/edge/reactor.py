@@ -274,7 +274,10 @@ class Reactor:
     def _look(self, now: float) -> None:
         most = self.config.heartbeat_misses
         for conn in list(self.connections.values()):
-            if conn.state == OPEN:
+            if conn.ending is not None and conn.state < CLOSING:
+                if now >= conn.deadline:
+                    conn.settled(late=True)
+            elif conn.state == OPEN:
                 if conn.paused or conn.more:
                     conn.write(HEARTBEAT)  # we do not read, so we cannot answer; his are not counted as missed
                     if not conn.stuck:

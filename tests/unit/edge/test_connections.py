@@ -202,3 +202,26 @@ async def test_draining() -> None:
         await raw.stream.aclose()
         await until(3, lambda: b"edge:edge-1" not in small.redis.data)
         assert not [key for key in small.redis.data if key.startswith((b"loc:", b"group:"))]
+
+
+async def test_what_came_before_the_end_still_has_its_answer() -> None:
+    for last, code in (
+        (struct.pack(">I", 1 << 30), 1004),
+        (encoded({"type": "goodbye"}), 1000),
+        (b"\x00\x00\x00\x01x", 1004),
+    ):
+        async with small_edge() as small:
+            raw = await small.client(1)
+            small.gate = trio.Event()
+            frames = [
+                {"type": "friends", "rid": 1},
+                {"type": "block", "user": 7, "rid": 2},
+                {"type": "send", "to": 2, "stream": 1, "seq": 0, "text": "x"},
+            ]
+            await raw.send_bytes(b"".join(map(encoded, frames)) + last)
+            await until(2, lambda: small.edge.dispatch.tasks == 2)
+            small.gate.set()
+            await raw.expect("friends", rid=1)
+            await raw.expect("ok", rid=2)
+            await raw.expect("accepted", seq=0)
+            await raw.goodbye(code)
