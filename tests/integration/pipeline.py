@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
+from aiokafka.admin import AIOKafkaAdminClient
 
 from chat.bridge import open_database, open_log_admin, open_log_reader, open_memory, open_producer
+from chat.bridge.loop import call
 from chat.config import Config
 from chat.persist.service import run_persist
 from chat.ports import Database, LogAdmin, LogReader, Memory, Producer, Statement
@@ -100,6 +102,25 @@ class Pipeline:
     async def _all_stored(self) -> bool:
         rows = await self.rows("SELECT 1 FROM offsets LIMIT 1")
         return bool(rows) and await self.lag() == 0
+
+    @property
+    def partitions(self) -> list[TopicPartition]:
+        return [TopicPartition(self.topics.messages, n) for n in range(PARTITIONS)]
+
+    async def group_offsets(self, role: str) -> dict[TopicPartition, int]:
+        """What the group of the role has committed in the log, asked for from outside; 0 where it has not."""
+
+        async def ask() -> dict[Any, Any]:
+            client = AIOKafkaAdminClient(bootstrap_servers=self.config.kafka.bootstrap)
+            await client.start()
+            try:
+                found: dict[Any, Any] = await client.list_consumer_group_offsets(f"{self.topics.namespace}-{role}")
+                return found
+            finally:
+                await client.close()
+
+        found = await call(PATIENCE_S, ask)
+        return {p: found[p].offset if p in found else 0 for p in self.partitions}
 
     async def dead(self) -> list[Consumed]:
         where = TopicPartition(self.topics.dead, 0)
