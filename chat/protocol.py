@@ -572,7 +572,9 @@ def _check_depth(body: bytes) -> None:
 def _refusal(body: bytes, error: msgspec.ValidationError) -> ChatError:
     """Why a frame that does not fit is refused: it may not even be an object, or JSON."""
     try:
-        whole = json.loads(body, parse_constant=_no_constant)
+        whole = json.loads(body, parse_constant=_no_constant, parse_int=_any_int)
+        if b"\\u" in body:  # msgspec stopped before it saw all: lone surrogates cannot be written as UTF-8
+            json.dumps(whole, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as other:
         return ProtocolError("bad_frame", f"not a JSON object in UTF-8: {other}")
     if not isinstance(whole, dict):
@@ -596,3 +598,8 @@ def _refusal(body: bytes, error: msgspec.ValidationError) -> ChatError:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _any_int(digits: str) -> int:
+    """However long: Python refuses to convert thousands of digits, which are JSON all the same."""
+    return int(digits) if len(digits) < 64 else 1 << 200
