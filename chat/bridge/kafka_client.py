@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import trio
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient
 
@@ -56,7 +57,7 @@ def kafka_errors() -> Iterator[None]:
     """Around every call of the driver."""
     try:
         yield
-    except (errors.KafkaError, OSError, AssertionError) as error:  # TimeoutError is an OSError
+    except (errors.KafkaError, OSError, trio.ClosedResourceError, trio.BrokenResourceError) as error:
         raise translate(error) from error
 
 

@@ -1,121 +1,266 @@
-"""What a group's member and a lone reader have in common: taking fetched records out of aiokafka's fetcher.
+"""Fetching records: what a group's member and a lone reader have in common.
 
-aiokafka's `getmany` costs an asyncio task, a wait and a timer per call, and makes an object of eleven fields per record.
-Here the fetcher's buffer is drained by plain calls (we are on the same thread as the asyncio loop), records are made as
-`Consumed` at once, and only a wait for more goes through a future. Draining never suspends, so a cancelled poll has
-either taken nothing or returns what it took.
+One fetch request per leader is on its way at a time, on a connection of its own, for every partition that has nothing left
+in the buffer. The broker answers as soon as there is one record. A poll that ends before the answer leaves the request on
+its way; the next one takes the answer up. So a cancelled poll has either taken nothing or returns what it took.
+
+The next request goes out when the buffer is empty, not before: what gathers at the broker meanwhile comes in one answer, and
+a cycle costs more than a record.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import trio
-from aiokafka import AIOKafkaConsumer, errors
-from aiokafka.structs import TopicPartition as DriverPartition
+from aiokafka import errors
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.record.memory_records import MemoryRecords
 
-from chat.bridge.kafka_client import client_settings
+from chat.bridge.kafka_client import RETRY_SECONDS, raise_for
+from chat.bridge.kafka_wire import BROKEN, Brokers, Wire
 from chat.config import KafkaConfig
 from chat.ports import OutOfRange
 from chat.records import Consumed, TopicPartition
 
 #: A fetch that finds nothing is answered after this long; one that finds a record at once.
-FETCH_WAIT_MS = 500
-#: Of one partition in one fetch. A record above it is still returned.
-FETCH_BYTES = 2 << 20
+WAIT_MS: Final = 500
+#: Of one partition, and of all, in one answer. A batch above it is still returned.
+PARTITION_BYTES: Final = 2 << 20
+ANSWER_BYTES: Final = 16 << 20
+_OUT_OF_RANGE: Final = 1
+#: The partition is elsewhere, or not there now: ask who leads it.
+_MOVED: Final = frozenset({3, 5, 6, 9, 56, 74, 75, 76, 78})
 
 
-def consumer_settings(config: KafkaConfig) -> dict[str, Any]:
-    return {
-        **client_settings(config),
-        "auto_offset_reset": "none",
-        "enable_auto_commit": False,
-        "fetch_max_wait_ms": FETCH_WAIT_MS,
-        "fetch_min_bytes": 1,
-        "max_partition_fetch_bytes": FETCH_BYTES,
-    }
+class _Asked(NamedTuple):
+    """A request on its way."""
+
+    wire: Wire
+    offsets: Mapping[TopicPartition, int]
+    until: float  # an answer that has not come by then never will
 
 
-def driver_partition(partition: TopicPartition) -> DriverPartition:
-    return DriverPartition(partition.topic, partition.partition)
+class _Fetched:
+    """What an answer brought for one partition, taken apart as it is needed."""
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        self.next_offset = offset
+        self._records = self._unpack(data)
+
+    def take(self, most: int) -> list[Consumed]:
+        return list(islice(self._records, most))
+
+    def _unpack(self, data: bytes) -> Iterator[Consumed]:
+        batches = MemoryRecords(data)
+        while batches.has_next():
+            batch = batches.next_batch()
+            if not batch.validate_crc():
+                raise errors.CorruptRecordException(f"checksum of the batch at {batch.base_offset}")
+            if not batch.is_control_batch:
+                for record in batch:
+                    if record.offset >= self.next_offset:  # the first asked for may lie within a batch
+                        self.next_offset = record.offset + 1
+                        headers = record.headers
+                        yield Consumed(
+                            record.offset, record.timestamp, record.key, record.value, tuple(headers) if headers else ()
+                        )
+            self.next_offset = batch.next_offset  # behind what compaction has left out
 
 
-def consumed(_: DriverPartition, record: Any) -> Consumed:
-    return Consumed(record.offset, record.timestamp, record.key, record.value, tuple(record.headers))
+class Fetcher:
+    """Reads the partitions that were placed. One task at a time uses it."""
 
+    def __init__(self, config: KafkaConfig) -> None:
+        self._brokers = Brokers(config)
+        self._limit = (config.request_timeout_ms + WAIT_MS) / 1000
+        self._next: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._buffer: dict[TopicPartition, _Fetched] = {}
+        self._wires: dict[int, Wire] = {}
+        self._asked: dict[int, _Asked] = {}
+        self._outside: dict[TopicPartition, int] = {}
+        self._look_up = False  # who leads what is to be asked anew
 
-def drain(
-    consumer: AIOKafkaConsumer, partitions: Collection[DriverPartition], max_records: int
-) -> dict[TopicPartition, list[Consumed]]:
-    """Take up to `max_records` records of `partitions` that have been fetched. Raises the driver's errors, and OutOfRange
-    with every partition that is."""
-    consumer._coordinator.check_errors()
-    fetcher = consumer._fetcher
-    if fetcher.error_future.done():
-        fetcher.error_future.result()
-        raise errors.ConsumerStoppedError
-    if consumer._subscription.reassignment_in_progress:
-        return {}
-    taken: dict[TopicPartition, list[Consumed]] = {}
-    out_of_range: dict[TopicPartition, int] = {}
-    buffer = fetcher._records
-    for partition in [p for p in buffer if p in partitions]:
-        result = buffer[partition]
-        if (error := getattr(result, "_error", None)) is not None:
-            if taken:
-                continue  # it is raised by the next poll, with nothing in hand
-            del buffer[partition]
-            if not isinstance(error, errors.OffsetOutOfRangeError):
-                raise error
-            for bad, offset in error.args[0].items():
-                out_of_range[TopicPartition(*bad)] = offset
-            continue
-        if out_of_range:
-            continue
-        if result.has_more():
-            result._partition_records._consumer_record = consumed
-        records = result.getall(max_records)
-        if not result.has_more():
-            del buffer[partition]
-        if records:
-            taken[TopicPartition(*partition)] = records
-            max_records -= len(records)
-            if not max_records:
-                break
-    if taken or out_of_range:
-        fetcher._notify(fetcher._wait_consume_future)  # there is room: fetch on
-    if out_of_range:
-        raise OutOfRange(out_of_range)
-    return taken
+    # ---------------------------------------------------------------- what is read
 
+    def place(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read these from here on."""
+        for partition, offset in offsets.items():
+            self._next[partition] = offset
+            self._buffer.pop(partition, None)
+            self._ends.pop(partition, None)
+        self._forget_asked()
 
-async def wait_for_records(consumer: AIOKafkaConsumer, news: trio.Event, seconds: float) -> None:
-    """Until the fetcher has got something, `news` is set, or `seconds` are over."""
-    waiter: asyncio.Future[None] = consumer._fetcher._create_fetch_waiter()
+    def remove(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in list(partitions):
+            self._next.pop(partition, None)
+            self._ends.pop(partition, None)
+            self._buffer.pop(partition, None)
+            self._paused.discard(partition)
 
-    def done(future: asyncio.Future[None]) -> None:
-        if not future.cancelled():
-            future.exception()  # the same is raised by the next drain
-        news.set()
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Nothing of these is returned, nor asked for; their place, and what was fetched, stays."""
+        self._paused.update(partitions)
 
-    waiter.add_done_callback(done)
-    try:
-        with trio.move_on_after(seconds):
-            await news.wait()
-    finally:
-        waiter.cancel()
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        if not self._paused.isdisjoint(partitions := set(partitions)):
+            self._paused -= partitions
+            self._forget_asked()
 
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records between the position and the end, of those whose end has been heard of."""
+        return {p: max(0, end - self._next[p]) for p, end in self._ends.items()}
 
-def lag(consumer: AIOKafkaConsumer, partitions: Collection[DriverPartition]) -> dict[TopicPartition, int]:
-    """Records between the position and the end, for those whose end has been heard of."""
-    subscription = consumer._subscription.subscription
-    found: dict[TopicPartition, int] = {}
-    if subscription is None or subscription.assignment is None:
-        return found
-    for partition in partitions:
-        state = subscription.assignment.state_value(partition)
-        if state is not None and state.highwater is not None and state.has_valid_position:
-            found[TopicPartition(*partition)] = max(0, cast(int, state.highwater) - cast(int, state.position))
-    return found
+    def close(self) -> None:
+        for wire in self._wires.values():
+            wire.close()
+        self._wires.clear()
+        self._asked.clear()
+        self._brokers.close()
+
+    # ---------------------------------------------------------------- reading
+
+    def take(self, most: int) -> dict[TopicPartition, list[Consumed]]:
+        """Up to `most` records that are here. Raises OutOfRange where there are none, but positions outside the log."""
+        taken: dict[TopicPartition, list[Consumed]] = {}
+        for partition in [p for p in self._buffer if p not in self._paused]:
+            fetched = self._buffer[partition]
+            try:
+                records = fetched.take(most)
+            except errors.KafkaError:  # damaged: it is fetched again
+                del self._buffer[partition]
+                if taken:
+                    break
+                raise
+            self._next[partition] = fetched.next_offset
+            if len(records) < most:
+                del self._buffer[partition]
+            else:
+                self._buffer[partition] = self._buffer.pop(partition)  # the others' turn next time
+            if records:
+                taken[partition] = records
+                most -= len(records)
+                if not most:
+                    break
+        if not taken and self._outside:
+            outside = {p: offset for p, offset in self._outside.items() if self._next.get(p) == offset}
+            self._outside = {}
+            if outside:
+                raise OutOfRange(outside)
+        return taken
+
+    async def fetch(self, deadline: float) -> None:
+        """Return when something may have come, at the latest at `deadline` (trio's clock). Raises the driver's errors and
+        those of a broken connection. Cancelling it loses nothing."""
+        if self._paused.issuperset(self._next):
+            await trio.sleep_until(deadline)
+            return
+        try:
+            if not await self._ask():
+                await trio.sleep_until(min(deadline, trio.current_time() + RETRY_SECONDS))
+                return
+            until = min(asked.until for asked in self._asked.values())
+            with trio.move_on_at(min(deadline, until)):
+                await self._answer()
+            if trio.current_time() >= until and any(a.until <= until for a in self._asked.values()):
+                self._forget_asked()
+                raise TimeoutError("a fetch was not answered")
+        except (*BROKEN, errors.KafkaError):
+            self._look_up = True
+            raise
+
+    async def _ask(self) -> bool:
+        """Send what requests are due; False where none is on its way."""
+        wanted = [p for p in self._next if p not in self._paused and p not in self._buffer]
+        if self._look_up or any(self._brokers.leader(p) is None for p in wanted):
+            self._look_up = False
+            with trio.fail_after(self._limit):
+                await self._brokers.refresh({p.topic for p in wanted})
+        by_leader: dict[int, dict[TopicPartition, int]] = {}
+        for partition in wanted:
+            leader = self._brokers.leader(partition)
+            if leader is None or leader == -1:
+                self._look_up = True
+            else:
+                by_leader.setdefault(leader, {})[partition] = self._next[partition]
+        for leader, offsets in by_leader.items():
+            if leader not in self._asked:
+                with trio.fail_after(self._limit):
+                    await self._send(leader, offsets)
+        return bool(self._asked)
+
+    async def _send(self, leader: int, offsets: dict[TopicPartition, int]) -> None:
+        topics: dict[str, list[tuple[int, int, int]]] = {}
+        for (topic, number), offset in offsets.items():
+            topics.setdefault(topic, []).append((number, offset, PARTITION_BYTES))
+        request = FetchRequest(WAIT_MS, 1, ANSWER_BYTES, 0, list(topics.items()))
+        wire = self._wires.get(leader)
+        if wire is None or not wire.usable:
+            wire = self._wires[leader] = await Wire.open(*self._brokers.address(leader))
+        await wire.send(request)
+        self._asked[leader] = _Asked(wire, offsets, trio.current_time() + self._limit)
+
+    async def _answer(self) -> None:
+        """Wait for one answer."""
+        if len(self._asked) == 1:
+            for leader, asked in list(self._asked.items()):
+                self._heard(leader, await self._receive(leader, asked))
+            return
+        failures: list[BaseException] = []
+        async with trio.open_nursery() as nursery:
+
+            async def wait(leader: int, asked: _Asked) -> None:
+                try:
+                    self._heard(leader, await self._receive(leader, asked))
+                except (*BROKEN, errors.KafkaError) as error:
+                    failures.append(error)
+                nursery.cancel_scope.cancel()
+
+            for leader, asked in list(self._asked.items()):
+                nursery.start_soon(wait, leader, asked)
+        for failure in failures:
+            raise failure
+
+    async def _receive(self, leader: int, asked: _Asked) -> Any:
+        try:
+            return await asked.wire.receive()
+        except (*BROKEN, errors.KafkaError):
+            self._drop(leader)
+            raise
+
+    def _heard(self, leader: int, answer: Any) -> None:
+        asked = self._asked.pop(leader)
+        raise_for(getattr(answer, "error_code", 0), "fetch")
+        for topic, partitions in answer.topics:
+            for number, code, end, *_more, data in partitions:
+                partition = TopicPartition(topic, number)
+                offset = asked.offsets.get(partition)
+                if offset is None or self._next.get(partition) != offset:
+                    continue  # it was placed anew, or removed
+                if code == 0:
+                    self._ends[partition] = end
+                    if data:
+                        self._buffer[partition] = _Fetched(data, offset)
+                elif code == _OUT_OF_RANGE:
+                    self._outside[partition] = offset
+                elif code in _MOVED:
+                    self._look_up = True
+                else:
+                    raise_for(code, f"{topic}/{number}")
+
+    # ---------------------------------------------------------------- requests that are no longer wanted
+
+    def _forget_asked(self) -> None:
+        """A request that waits at the broker does not know of a partition placed since: ask anew, by another connection."""
+        for leader in list(self._asked):
+            self._drop(leader)
+
+    def _drop(self, leader: int) -> None:
+        self._asked.pop(leader, None)
+        wire = self._wires.pop(leader, None)
+        if wire is not None:
+            wire.close()

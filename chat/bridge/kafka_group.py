@@ -1,50 +1,30 @@
-"""A member of a consumer group.
-
-aiokafka gives a newly assigned partition the group's committed offset by itself. Here it must wait for `seek`, so the
-rebalance listener (which does no I/O) pauses each new partition at a made-up position; `seek` sets the true one and lets
-it run. That way no committed offset is looked up behind our back, and a missing one is no error.
-
-A commit is built only while the assignment under which its partitions were sought still stands: the broker knows a
-member's generation, not whose partition it is.
-"""
+"""A consumer in a group: a member, and a fetcher that reads what the member owns, from where `seek` says."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 import trio
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, errors
-from aiokafka.structs import OffsetAndMetadata
-from aiokafka.structs import TopicPartition as DriverPartition
+from aiokafka import errors
 
-from chat.bridge.kafka_client import RETRY_SECONDS, kafka_errors
-from chat.bridge.kafka_fetch import consumer_settings, drain, driver_partition, lag, wait_for_records
+from chat.bridge.kafka_client import kafka_errors
+from chat.bridge.kafka_fetch import Fetcher
+from chat.bridge.kafka_member import Member
 from chat.bridge.loop import Background, call
 from chat.config import KafkaConfig
-from chat.ports import GroupMoved, Poll
+from chat.ports import Poll
 from chat.records import TopicPartition
 
 _log = structlog.get_logger(__name__)
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, member: KafkaGroupConsumer, consumer: AIOKafkaConsumer) -> None:
-        self._member = member
-        self._consumer = consumer
-
-    def on_partitions_revoked(self, revoked: Collection[DriverPartition]) -> None:
-        self._member.assigned(self._consumer, frozenset())
-
-    def on_partitions_assigned(self, assigned: Collection[DriverPartition]) -> None:
-        self._member.assigned(self._consumer, frozenset(assigned))
-
-
 class KafkaGroupConsumer:
-    """ports.GroupConsumer. Open it with `open_group_consumer`. One task at a time uses it."""
+    """ports.GroupConsumer. Open it with `open_group_consumer`. One task at a time uses it.
+
+    Every rebalance takes all partitions away and gives some (or the same) anew: they are placed again by `seek`.
+    """
 
     def __init__(self, config: KafkaConfig, group: str, topics: Sequence[str], instance: str | None) -> None:
         self._config = config
@@ -52,33 +32,15 @@ class KafkaGroupConsumer:
         self._topics = list(topics)
         self._instance = instance
         self._seconds = config.request_timeout_ms / 1000 + 1
-        self._consumer: Any = None  # AIOKafkaConsumer, once connected
+        self._fetcher = Fetcher(config)
+        self._member: Member | None = None
         self._closing = Background()
-        self._news = trio.Event()
+        self._waiting = trio.CancelScope()  # cancelled by news of the assignment
         self._changed = False  # the assignment, since the last poll
-        self._owned: frozenset[DriverPartition] = frozenset()
-        self._regained: set[DriverPartition] = set()
-        self._placed: set[DriverPartition] = set()  # sought since they were assigned
-        self._paused: set[DriverPartition] = set()  # by the caller
-
-    # ---------------------------------------------------------------- called by the listener: no I/O
-
-    def assigned(self, consumer: AIOKafkaConsumer, partitions: frozenset[DriverPartition]) -> None:
-        if consumer is not self._consumer:
-            return  # one that was thrown away
-        for partition in partitions:
-            consumer.pause(partition)
-            consumer.seek(partition, 0)
-        self._assigned(partitions)
-
-    def _assigned(self, owned: frozenset[DriverPartition]) -> None:
-        if owned or self._owned:
-            self._changed = True
-            self._news.set()
-        self._owned = owned
-        self._regained = set(owned)
-        self._placed.clear()
-        self._paused.clear()
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._regained: frozenset[TopicPartition] = frozenset()
+        self._placed: set[TopicPartition] = set()  # sought since they were assigned
+        self._joins = 0  # how often a driver was started; one that was thrown away is not listened to
 
     # ---------------------------------------------------------------- ports.GroupConsumer
 
@@ -86,133 +48,112 @@ class KafkaGroupConsumer:
         deadline = trio.current_time() + max_wait
         await trio.lowlevel.checkpoint()
         with kafka_errors():
-            consumer = await self._connected()
-            with consumer._subscription.fetch_context():  # it is what keeps an idle member in the group
+            member = await self._joined()
+            with member.polling():
                 while True:
-                    regained = self._take_regained(consumer)
+                    regained, self._regained = self._regained, frozenset()
+                    self._displace(regained & self._placed)  # sought by an offset from before the assignment
                     try:
-                        records = drain(consumer, self._placed - self._paused, max_records)
+                        member.check()
                     except errors.KafkaError:
-                        self._throw_away_if_dead(consumer)
+                        self._leave_if_dead(member)
                         raise
-                    seconds = deadline - trio.current_time()
-                    if records or self._changed or seconds <= 0:
+                    records = self._fetcher.take(max_records)
+                    if records or self._changed or trio.current_time() >= deadline:
                         self._changed = False
-                        owned = frozenset(TopicPartition(*p) for p in self._owned)
-                        return Poll(owned, frozenset(TopicPartition(*p) for p in regained), records)
-                    self._news = trio.Event()
-                    await wait_for_records(consumer, self._news, seconds)
+                        return Poll(self._owned, regained, records)
+                    await self._wait(deadline)
 
     async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         await trio.lowlevel.checkpoint()
-        with kafka_errors():
-            consumer = await self._connected()
-            for partition, offset in offsets.items():
-                place = driver_partition(partition)
-                if place in self._owned:
-                    consumer.seek(place, offset)
-                    self._placed.add(place)
-                    if place not in self._paused:
-                        consumer.resume(place)
+        owned = {p: offset for p, offset in offsets.items() if p in self._owned}
+        self._placed.update(owned)
+        self._fetcher.place(owned)
 
     async def committed(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
         with kafka_errors():
-            consumer = await self._connected()
-            wanted = [driver_partition(p) for p in partitions]
-            found = await call(self._seconds, consumer._coordinator.fetch_committed_offsets, wanted)
-        offsets = {p: found.get(p) for p in wanted}
-        return {TopicPartition(*p): None if o is None or o.offset < 0 else o.offset for p, o in offsets.items()}
+            member = await self._joined()
+            return await call(self._seconds, member.committed, partitions)
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         with kafka_errors():
-            consumer = await self._connected()
-            what = {driver_partition(p): OffsetAndMetadata(o, "") for p, o in offsets.items()}
-            await call(self._seconds, self._commit, consumer, what)
+            member = await self._joined()
+            owned = self._owned
+
+            def stands() -> bool:
+                return self._owned is owned and offsets.keys() <= self._placed
+
+            await call(self._seconds, member.commit, offsets, stands)
 
     async def pause(self, partitions: Sequence[TopicPartition]) -> None:
         await trio.lowlevel.checkpoint()
-        if self._consumer is not None:
-            for partition in (driver_partition(p) for p in partitions):
-                if partition in self._owned:
-                    self._paused.add(partition)
-                    self._consumer.pause(partition)
+        self._fetcher.pause(p for p in partitions if p in self._owned)
 
     async def resume(self, partitions: Sequence[TopicPartition]) -> None:
         await trio.lowlevel.checkpoint()
-        if self._consumer is not None:
-            for partition in (driver_partition(p) for p in partitions):
-                self._paused.discard(partition)
-                if partition in self._placed:
-                    self._consumer.resume(partition)
+        self._fetcher.resume(partitions)
 
     async def position_lag(self) -> Mapping[TopicPartition, int]:
         await trio.lowlevel.checkpoint()
-        return {} if self._consumer is None else lag(self._consumer, self._placed)
+        return self._fetcher.lag()
 
     async def close(self) -> None:
         """Leaves the group (unless the membership is static)."""
-        self._throw_away()
+        self._fetcher.close()
+        self._leave()
         await self._closing.finish()
 
     # ---------------------------------------------------------------- inside
 
-    def _take_regained(self, consumer: AIOKafkaConsumer) -> set[DriverPartition]:
-        regained, self._regained = self._regained, set()
-        for partition in regained & self._placed:  # sought by an offset that was read before it was assigned anew
-            self._placed.discard(partition)
-            consumer.pause(partition)
-            consumer.seek(partition, 0)
-        return regained
+    def _assigned(self, join: int, owned: frozenset[TopicPartition]) -> None:
+        """Called by the member's listener: no I/O here."""
+        if join != self._joins:
+            return
+        if owned or self._owned:
+            self._changed = True
+            self._waiting.cancel()
+        self._displace(self._owned)
+        self._owned = self._regained = owned
 
-    async def _connected(self) -> AIOKafkaConsumer:
-        if self._consumer is None:
-            self._consumer = await call(self._seconds, self._start)
-            self._consumer.subscribe(self._topics, listener=_Listener(self, self._consumer))
-            _log.debug("kafka_consumer_opened", group=self._group)
-        return self._consumer
+    def _displace(self, partitions: frozenset[TopicPartition]) -> None:
+        self._placed -= partitions
+        self._fetcher.remove(partitions)
 
-    async def _start(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **consumer_settings(self._config),
-            group_id=self._group,
-            group_instance_id=self._instance,
-            session_timeout_ms=self._config.session_timeout_ms,
-            heartbeat_interval_ms=self._config.heartbeat_interval_ms,
-        )
-        try:
-            await consumer.start()
-        except BaseException:
-            self._closing.start(consumer.stop)
-            raise
-        return consumer
+    async def _wait(self, deadline: float) -> None:
+        """For records or news of the assignment."""
+        with trio.CancelScope() as self._waiting:
+            if self._placed:
+                await self._fetcher.fetch(deadline)
+            else:
+                await trio.sleep_until(deadline)
 
-    async def _commit(self, consumer: AIOKafkaConsumer, offsets: Mapping[DriverPartition, OffsetAndMetadata]) -> None:
-        coordinator = consumer._coordinator
-        placed_under = self._owned
-        while True:
-            await coordinator.ensure_coordinator_known()
-            async with coordinator._commit_lock:
-                if self._owned is not placed_under or not offsets.keys() <= self._placed:
-                    raise GroupMoved("partitions were assigned anew")
-                try:
-                    await coordinator._do_commit_offsets(None, offsets)
-                    return
-                except errors.KafkaError as error:
-                    if not error.retriable:
-                        raise
-            await asyncio.sleep(RETRY_SECONDS)
+    async def _joined(self) -> Member:
+        if self._member is None:
+            self._joins += 1
+            join = self._joins
+            self._member = await call(
+                self._seconds,
+                Member.join,
+                self._config,
+                self._group,
+                self._topics,
+                self._instance,
+                lambda owned: self._assigned(join, owned),
+            )
+            _log.debug("kafka_group_joined", group=self._group)
+        return self._member
 
-    def _throw_away_if_dead(self, consumer: AIOKafkaConsumer) -> None:
-        """A driver whose background task has ended never recovers; a new one joins the group at the next call."""
-        if consumer._coordinator._coordination_task.done() or consumer._fetcher.error_future.done():
-            self._throw_away()
+    def _leave_if_dead(self, member: Member) -> None:
+        if member.dead:
+            self._leave()
 
-    def _throw_away(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            self._assigned(frozenset())
-            self._closing.start(consumer.stop)
-            _log.debug("kafka_consumer_closed", group=self._group)
+    def _leave(self) -> None:
+        member, self._member = self._member, None
+        if member is not None:
+            self._assigned(self._joins, frozenset())
+            self._joins += 1
+            self._closing.start(member.leave)
+            _log.debug("kafka_group_left", group=self._group)
 
 
 @asynccontextmanager

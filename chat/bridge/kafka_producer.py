@@ -1,32 +1,30 @@
 """The idempotent producer.
 
-aiokafka's own producer retries for ever in the background and stays wedged after a batch is lost, and each of its calls
-goes through a queue, a sender task and several futures. Here one `produce` is one request per leader, made and awaited
-on the spot on the driver's client. What makes it idempotent is in the batch itself: producer id, epoch and the sequence
-number of its first record. A retry sends the same bytes, and the broker knows a batch that it has already.
+aiokafka's own producer retries for ever in the background, stays wedged after a batch is lost, and passes each call
+through a queue, a sender task and several futures. Here one `produce` is one request per leader, made and awaited on the
+spot. What makes it idempotent is in the batch itself: producer id, epoch and the sequence number of its first record. A
+retry sends the same bytes, and the broker knows a batch that it has already.
 
 Nothing of a producer is sent behind a failed batch: there is one batch per partition in flight, and after any failure the
-client is closed with what lies unsent in its sockets, and the next call begins with a new producer id. A late copy of the
+connections are closed with what lies unsent in them, and the next call begins with a new producer id. A late copy of the
 failed batch, already with the broker, may still be appended; nothing else can.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import structlog
+import trio
 from aiokafka import errors
-from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.structs import TopicPartition as DriverPartition
 
-from chat.bridge.kafka_client import RETRY_SECONDS, any_node, connect, translate
-from chat.bridge.loop import Background, call
+from chat.bridge.kafka_client import RETRY_SECONDS, translate
+from chat.bridge.kafka_wire import BROKEN, Brokers
 from chat.config import KafkaConfig
 from chat.errors import BadData, PartAway, PartError
 from chat.records import Record, TopicPartition
@@ -44,13 +42,13 @@ _SEQUENCE_MASK: Final = (1 << 31) - 1  # sequence numbers begin again at 0 behin
 Outcome = dict[TopicPartition, int | PartError]
 
 
-class _Driver:
-    """One client with one producer id."""
+class _Session:
+    """One producer id, and the connections under it."""
 
-    __slots__ = ("client", "epoch", "producer", "sequences")
+    __slots__ = ("brokers", "epoch", "producer", "sequences")
 
-    def __init__(self, client: AIOKafkaClient, producer: int, epoch: int) -> None:
-        self.client = client
+    def __init__(self, brokers: Brokers, producer: int, epoch: int) -> None:
+        self.brokers = brokers
         self.producer = producer
         self.epoch = epoch
         self.sequences: dict[TopicPartition, int] = {}
@@ -61,122 +59,118 @@ class KafkaProducer:
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
+        self._seconds = config.produce_timeout_ms / 1000
         self._compression = COMPRESSION[config.compression]
-        self._driver: _Driver | None = None
-        self._closing = Background()
+        self._session: _Session | None = None
 
     async def produce(self, batches: Mapping[TopicPartition, Sequence[Record]]) -> Outcome:
+        await trio.lowlevel.checkpoint_if_cancelled()
         outcome: Outcome = {}
-        try:
-            await call(self._config.produce_timeout_ms / 1000, self._produce, batches, outcome)
-        except (errors.KafkaError, OSError) as error:
-            failure = translate(error)
-        else:
-            failure = PartAway("kafka", "no outcome")
+        failure: PartError = PartAway("kafka", f"no outcome within {self._seconds:g} s")
+        with trio.move_on_after(self._seconds, shield=True):
+            try:
+                await self._produce(batches, outcome)
+            except (errors.KafkaError, *BROKEN) as error:
+                failure = translate(error)
+        lost = len(outcome) < len(batches)
         for partition in batches:
-            outcome.setdefault(partition, failure)
-        if any(isinstance(o, PartError) for o in outcome.values()):
-            self._throw_away()
+            known = outcome.setdefault(partition, failure)
+            lost = lost or (isinstance(known, PartError) and not isinstance(known, _Unsent))
+        if lost:
+            self.close()
         return outcome
 
-    async def close(self) -> None:
-        self._throw_away()
-        await self._closing.finish()
+    def close(self) -> None:
+        """Throw the connections and the producer id away, with what lies unsent."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.brokers.close()
+            _log.debug("kafka_producer_closed", producer=session.producer)
 
-    def _throw_away(self) -> None:
-        driver, self._driver = self._driver, None
-        if driver is None:
-            return
-        for connection in driver.client._conns.values():  # close() alone would flush what is unsent
-            if connection._writer is not None:
-                connection._writer.transport.abort()
-        self._closing.start(driver.client.close)
-        _log.debug("kafka_producer_closed", producer=driver.producer)
-
-    # ---------------------------------------------------------------- asyncio
+    # ---------------------------------------------------------------- inside
 
     async def _produce(self, batches: Mapping[TopicPartition, Sequence[Record]], outcome: Outcome) -> None:
-        driver = self._driver
-        if driver is None:
-            driver = self._driver = await self._open()
+        session = self._session
+        if session is None:
+            session = self._session = await self._open()
         waiting: dict[TopicPartition, bytes] = {}
         for partition, records in batches.items():
-            data = self._build(driver, partition, records)
+            data = self._build(session, partition, records)
             if len(data) > self._config.max_batch_bytes:
-                outcome[partition] = BadData("kafka", f"batch of {len(data)} bytes, {self._config.max_batch_bytes} may be")
+                outcome[partition] = _Unsent("kafka", f"a batch of {len(data)} bytes, {self._config.max_batch_bytes} may be")
             else:
                 waiting[partition] = data
-        clock = asyncio.get_running_loop().time
-        unknown_until = clock() + UNKNOWN_SECONDS
+        unknown_until = trio.current_time() + UNKNOWN_SECONDS
         asked = False
         while waiting:
-            by_leader, unknown = _by_leader(driver.client, waiting)
+            by_leader, unknown = _by_leader(session.brokers, waiting)
             if len(by_leader) == 1:
                 for leader, group in by_leader.items():
-                    await self._send(driver, leader, group, outcome)
+                    await self._send(session, leader, group, outcome)
             elif by_leader:
-                await asyncio.gather(*(self._send(driver, leader, group, outcome) for leader, group in by_leader.items()))
+                async with trio.open_nursery() as nursery:
+                    for leader, group in by_leader.items():
+                        nursery.start_soon(self._send, session, leader, group, outcome)
             for partition in [p for p in waiting if p in outcome]:
                 del waiting[partition]
                 if type(outcome[partition]) is int:
-                    done = driver.sequences.get(partition, 0) + len(batches[partition])
-                    driver.sequences[partition] = done & _SEQUENCE_MASK
+                    done = session.sequences.get(partition, 0) + len(batches[partition])
+                    session.sequences[partition] = done & _SEQUENCE_MASK
             if not waiting:
                 return
-            if unknown and clock() >= unknown_until:
+            if unknown and trio.current_time() >= unknown_until:
                 for partition in unknown:
                     outcome[partition] = translate(errors.UnknownTopicOrPartitionError(f"{partition}"))
                     del waiting[partition]
-                    driver.client._topics.discard(partition.topic)  # it would be asked for ever after
                 continue
-            for partition in unknown:
-                driver.client._topics.add(partition.topic)  # add_topic() would not ask again
             if asked:
-                await asyncio.sleep(RETRY_SECONDS)
+                await trio.sleep(RETRY_SECONDS)
             asked = True
-            await driver.client.force_metadata_update()
+            try:
+                await session.brokers.refresh({p.topic for p in waiting})
+            except (errors.KafkaError, *BROKEN):  # the next round tries again, until the time is over
+                await trio.sleep(RETRY_SECONDS)
 
-    async def _open(self) -> _Driver:
-        client = await connect(self._config)
+    async def _open(self) -> _Session:
+        brokers = Brokers(self._config)
         try:
             while True:
                 try:
-                    answer = await client.send(any_node(client), InitProducerIdRequest(None, _SEQUENCE_MASK))
-                    error = errors.for_code(answer.error_code)
-                    if error is not errors.NoError:
-                        raise error
-                    break
+                    answer = await (await brokers.any()).ask(InitProducerIdRequest(None, _SEQUENCE_MASK))
+                    if answer.error_code == 0:
+                        break
+                    raise errors.for_code(answer.error_code)
                 except errors.KafkaError as error:
-                    if not error.retriable:
+                    if not error.retriable or isinstance(error, errors.KafkaConnectionError):
                         raise
-                    await asyncio.sleep(RETRY_SECONDS)
+                await trio.sleep(RETRY_SECONDS)
         except BaseException:
-            self._closing.start(client.close)
+            brokers.close()
             raise
         _log.debug("kafka_producer_opened", producer=answer.producer_id)
-        return _Driver(client, answer.producer_id, answer.producer_epoch)
+        return _Session(brokers, answer.producer_id, answer.producer_epoch)
 
-    def _build(self, driver: _Driver, partition: TopicPartition, records: Sequence[Record]) -> bytes:
-        builder = DefaultRecordBatchBuilder(
-            2, self._compression, 0, driver.producer, driver.epoch, driver.sequences.get(partition, 0), _NO_LIMIT
-        )
+    def _build(self, session: _Session, partition: TopicPartition, records: Sequence[Record]) -> bytes:
+        first = session.sequences.get(partition, 0)
+        builder = DefaultRecordBatchBuilder(2, self._compression, 0, session.producer, session.epoch, first, _NO_LIMIT)
         append = builder.append
         for offset, (key, value, timestamp, headers) in enumerate(records):
             append(offset, timestamp, key, value, list(headers) if headers else _NO_HEADERS)
         return builder.build()  # type: ignore[no-any-return]
 
-    async def _send(self, driver: _Driver, leader: int, group: Mapping[TopicPartition, bytes], outcome: Outcome) -> None:
-        """One request. What may be retried gets no outcome."""
+    async def _send(self, session: _Session, leader: int, group: Mapping[TopicPartition, bytes], outcome: Outcome) -> None:
+        """One request. What may be tried again gets no outcome."""
         topics: dict[str, list[tuple[int, bytes]]] = {}
         for partition, data in group.items():
             topics.setdefault(partition.topic, []).append((partition.partition, data))
         try:
-            answer = await driver.client.send(
-                leader, ProduceRequest(None, -1, self._config.produce_timeout_ms, list(topics.items()))
-            )
+            wire = await session.brokers.node(leader)
+            answer = await wire.ask(ProduceRequest(None, -1, self._config.produce_timeout_ms, list(topics.items())))
         except errors.KafkaError as error:
             if not error.retriable:
                 outcome.update(dict.fromkeys(group, translate(error)))
+            return
+        except BROKEN:
             return
         for topic, answers in answer.topics:
             for number, code, offset, *_ in answers:
@@ -189,14 +183,18 @@ class KafkaProducer:
                     outcome[partition] = translate(refusal(f"{topic}/{number}"))
 
 
+class _Unsent(BadData):
+    """Refused before anything was sent: the producer is sound."""
+
+
 def _by_leader(
-    client: AIOKafkaClient, partitions: Mapping[TopicPartition, bytes]
+    brokers: Brokers, partitions: Mapping[TopicPartition, bytes]
 ) -> tuple[dict[int, dict[TopicPartition, bytes]], list[TopicPartition]]:
-    """What goes to which node; and the partitions that the metadata do not know."""
+    """What goes to which node; and the partitions that are not known."""
     by_leader: dict[int, dict[TopicPartition, bytes]] = {}
     unknown = []
     for partition, data in partitions.items():
-        leader: Any = client.cluster.leader_for_partition(DriverPartition(*partition))
+        leader = brokers.leader(partition)
         if leader is None:
             unknown.append(partition)
         elif leader != -1:
@@ -211,4 +209,4 @@ async def open_producer(config: KafkaConfig) -> AsyncIterator[KafkaProducer]:
     try:
         yield producer
     finally:
-        await producer.close()
+        producer.close()

@@ -81,8 +81,9 @@ class Background:
 
     async def finish(self) -> None:
         """Trio: return when all are done, at the latest after their bound."""
-        if self._tasks:
-            await call(self._seconds + 1, asyncio.wait, list(self._tasks))
+        with trio.CancelScope(shield=True):
+            if self._tasks:
+                await call(self._seconds + 1, asyncio.wait, list(self._tasks))
 
 
 async def _coroutine(close: Callable[[], Awaitable[object]]) -> None:

@@ -10,7 +10,6 @@ could overtake the caller's next one.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
@@ -20,6 +19,7 @@ import hiredis
 import structlog
 import trio
 
+from chat.bridge.link import Link
 from chat.config import RedisConfig
 from chat.errors import BadData, PartAway, PartError
 from chat.ports import Command
@@ -51,14 +51,13 @@ def redis_errors() -> Iterator[None]:
 
 
 class Address:
-    """What a URL says: redis://[[user]:password@]host[:port][/db], rediss:// for TLS, unix://[[user]:password@]/path[?db=n]."""
+    """What a URL says: redis://[[user]:password@]host[:port][/db], unix://[[user]:password@]/path[?db=n]."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
+        if parts.scheme not in ("redis", "unix"):
             raise ValueError(f"not a redis URL: {url!r}")
         self.path = parts.path if parts.scheme == "unix" else None
-        self.tls = parts.scheme == "rediss"
         self.host = parts.hostname or "localhost"
         self.port = parts.port or 6379
         self.hello: list[Command] = []
@@ -69,39 +68,19 @@ class Address:
         if db and int(db):
             self.hello.append(("SELECT", int(db)))
 
-    async def connect(self) -> trio.abc.Stream:
-        if self.path is not None:
-            return await trio.open_unix_socket(self.path)
-        if self.tls:
-            return await trio.open_ssl_over_tcp_stream(self.host, self.port)
-        stream = await trio.open_tcp_stream(self.host, self.port)
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return stream
+    async def connect(self) -> Link:
+        return await Link.unix(self.path) if self.path is not None else await Link.tcp(self.host, self.port)
 
 
 class _Connection:
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._reader = hiredis.Reader(notEnoughData=...)
-
-    def stale(self) -> bool:
-        """The server has closed it, or has said something that nobody asked for."""
-        if not isinstance(self._stream, trio.SocketStream):
-            return False
-        found = socket.socket(fileno=self._stream.socket.fileno())
-        try:
-            found.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        else:
-            return True
-        finally:
-            found.detach()
+        self.stale = link.stale
+        self.close = link.close
 
     async def run(self, commands: Sequence[Command]) -> list[Any]:
-        await self._stream.send_all(b"".join(map(_pack, commands)))
+        await self._link.send(b"".join(map(_pack, commands)))
         replies: list[Any] = []
         gets = self._reader.gets
         while True:
@@ -109,13 +88,7 @@ class _Connection:
                 replies.append(reply)
             if len(replies) >= len(commands):
                 return replies
-            data = await self._stream.receive_some(_READ_BYTES)
-            if not data:
-                raise ConnectionResetError("closed by the server")
-            self._reader.feed(bytes(data))
-
-    async def close(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+            self._reader.feed(await self._link.receive(_READ_BYTES))
 
 
 class RedisMemory:
@@ -147,16 +120,16 @@ class RedisMemory:
                 return str(line.removeprefix("run_id:"))
         raise BadData("redis", "INFO names no run_id")
 
-    async def close(self) -> None:
+    def close(self) -> None:
         while self._idle:
-            await self._idle.pop().close()
+            self._idle.pop().close()
 
     async def _run(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._take()
         try:
             replies = await connection.run(commands)
         except BaseException:
-            await connection.close()
+            connection.close()
             raise
         lost = False
         for index, reply in enumerate(replies):
@@ -165,7 +138,7 @@ class RedisMemory:
                 lost = lost or str(reply).startswith(("READONLY", "NOAUTH"))  # a replica now: ask for the address anew
                 _log.debug("redis_refused", command=str(commands[index][0]), error=error.message)
         if lost:
-            await connection.close()
+            connection.close()
         else:
             self._idle.append(connection)
         return replies
@@ -175,14 +148,14 @@ class RedisMemory:
             connection = self._idle.pop()
             if not connection.stale():
                 return connection
-            await connection.close()
+            connection.close()
         connection = _Connection(await self._address.connect())
         try:
             for reply in await connection.run(self._address.hello) if self._address.hello else []:
                 if isinstance(reply, Exception):
                     raise PartAway("redis", str(reply))
         except BaseException:
-            await connection.close()
+            connection.close()
             raise
         _log.debug("redis_connected")
         return connection
@@ -194,5 +167,4 @@ async def open_memory(config: RedisConfig) -> AsyncIterator[RedisMemory]:
     try:
         yield memory
     finally:
-        with trio.CancelScope(shield=True):
-            await memory.close()
+        memory.close()

@@ -290,9 +290,7 @@ Row = tuple[str | None, bytes | None, int, float]
 @given(
     table=st.lists(
         st.tuples(
-            st.none()
-            | st.text(st.characters(codec="utf-8"), max_size=40)
-            | st.text("'\"\\;-#/*%`\0\n\r\x1a", max_size=20),
+            st.none() | st.text(st.characters(codec="utf-8"), max_size=40) | st.text("'\"\\;-#/*%`\0\n\r\x1a", max_size=20),
             st.none() | st.binary(max_size=60),
             st.integers(-(2**63), 2**63 - 1),
             st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, min_value=-1e300, max_value=1e300),

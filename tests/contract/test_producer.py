@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import trio
+from aiokafka.protocol.api import Request
+from aiokafka.protocol.produce import ProduceRequest
 from msgspec.structs import replace
 
 from chat.bridge import open_producer
-from chat.bridge.kafka_producer import KafkaProducer
+from chat.bridge.kafka_wire import Wire
 from chat.config import KafkaConfig
 from chat.errors import BadData, PartAway
 from chat.ports import NoSuchTopic
@@ -89,41 +91,39 @@ async def test_nobody_answers(bridge: None, silent_port: int) -> None:
 
 
 class Lossy:
-    """Between a producer and its driver's client: what happens to the next produce requests."""
+    """Between a producer and its broker: what happens to the answers that come next."""
 
-    def __init__(self, producer: KafkaProducer) -> None:
-        assert producer._driver is not None
-        self._client = producer._driver.client
-        self._send = self._client.send
-        self._client.send = self.send
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lose_answers = 0
         self.never_answer = False
         self.requests = 0
+        ask = Wire.ask
 
-    async def send(self, node: int, request: Any, **more: Any) -> Any:
-        import asyncio
+        async def lossy(wire: Wire, request: Request[Any]) -> Any:
+            if not isinstance(request, ProduceRequest):
+                return await ask(wire, request)
+            self.requests += 1
+            answer = await ask(wire, request)
+            if self.never_answer:
+                await trio.sleep_forever()
+            if self.lose_answers:
+                self.lose_answers -= 1
+                wire.close()
+                raise ConnectionResetError("the answer was lost")
+            return answer
 
-        from aiokafka.errors import KafkaConnectionError
-
-        self.requests += 1
-        answer = await self._send(node, request, **more)
-        if self.never_answer:
-            await asyncio.Event().wait()
-        if self.lose_answers:
-            self.lose_answers -= 1
-            raise KafkaConnectionError("the answer was lost")
-        return answer
+        monkeypatch.setattr(Wire, "ask", lossy)
 
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kafka", ["real"], indirect=True)
 async def test_a_lost_acknowledgement_is_asked_for_again_and_appends_once(
-    kafka: AnyKafka, kafka_config: KafkaConfig
+    kafka: AnyKafka, kafka_config: KafkaConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partition = TopicPartition(await kafka.topic(), 0)
     async with open_producer(kafka_config) as producer:
         assert await producer.produce({partition: [record(b"a")]}) == {partition: 0}
-        lossy = Lossy(producer)
+        lossy = Lossy(monkeypatch)
         lossy.lose_answers = 2
         assert await producer.produce({partition: [record(b"b"), record(b"c")]}) == {partition: 1}
         assert lossy.requests == 3
@@ -133,20 +133,24 @@ async def test_a_lost_acknowledgement_is_asked_for_again_and_appends_once(
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kafka", ["real"], indirect=True)
-async def test_an_unknown_outcome_ends_the_producer(kafka: AnyKafka, kafka_config: KafkaConfig) -> None:
+async def test_an_unknown_outcome_ends_the_producer(
+    kafka: AnyKafka, kafka_config: KafkaConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     partition = TopicPartition(await kafka.topic(), 0)
     config = replace(kafka_config, produce_timeout_ms=500)
     async with open_producer(config) as producer:
         assert await producer.produce({partition: [record(b"a")]}) == {partition: 0}
-        first = producer._driver
-        Lossy(producer).never_answer = True
+        first = producer._session
+        lossy = Lossy(monkeypatch)
+        lossy.never_answer = True
         with trio.fail_after(5):
             assert isinstance((await producer.produce({partition: [record(b"ghost")]}))[partition], PartAway)
-        assert producer._driver is None
+        assert producer._session is None
+        lossy.never_answer = False
         assert await producer.produce({partition: [record(b"b")]}) == {partition: 2}
-        assert producer._driver is not None
+        assert producer._session is not None
         assert first is not None
-        assert producer._driver.producer != first.producer
+        assert producer._session.producer != first.producer
 
 
 @pytest.mark.servers

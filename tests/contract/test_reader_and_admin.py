@@ -130,8 +130,9 @@ async def test_nobody_listens(kafka_config: KafkaConfig, bridge: None, closed_po
         async with open_log_admin(config) as admin, open_log_reader(config) as reader:
             with pytest.raises(PartAway):
                 await admin.topics()
+            await reader.assign({TopicPartition("any", 0): 0})
             with pytest.raises(PartAway):
-                await reader.assign({TopicPartition("any", 0): 0})
+                await reader.poll(1.0, 1)
 
 
 @pytest.mark.servers
