@@ -110,7 +110,7 @@ class NginxConfig(Struct, frozen=True, kw_only=True):
     lost_ms: int = 3_000  # an edge whose lease is gone for longer is taken out (a restarted one is back sooner)
     settle_ms: int = 300  # changes are gathered over this before a reload
     drain_s: int = 86_400  # old workers keep their connections this long after a reload
-    module: str = ""  # path of ngx_stream_module.so; empty: looked for
+    module: str = ""  # path of ngx_stream_module.so; empty: looked for; "built-in": there is none to load
 
 
 class UpConfig(Struct, frozen=True, kw_only=True):

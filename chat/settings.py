@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ PREFIX: Final = "CHAT_"
 FILE_VARIABLE: Final = "CHAT_CONFIG"
 #: Written by `chat up` for the processes that it runs, and for tools used beside it.
 CLUSTER_FILE: Final = Path(".chat/cluster.toml")
+MASK: Final = "********"
 SECRET: Final = frozenset({"password"})
 
 Path_ = tuple[str, ...]  # ("edge", "heartbeat_ms") or ("log_level",)
@@ -46,7 +48,11 @@ class Setting(NamedTuple):
 
     def shown(self) -> str:
         """The value as TOML, a secret masked."""
-        return '"********"' if self.path[-1] in SECRET and self.value else toml_value(self.value)
+        if self.path[-1] in SECRET and self.value:
+            return toml_value(MASK)
+        if self.path[-1] == "url":
+            return toml_value(re.sub(r"(?<=:)[^:/@]+(?=@)", MASK, self.value))
+        return toml_value(self.value)
 
 
 class Loaded(NamedTuple):

@@ -17,6 +17,7 @@ from chat.tools.project import JARS
 DAEMON_FOLDERS: Final = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 MODULE_FOLDERS: Final = ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules")
 JAVA_FOLDER: Final = Path("/usr/lib/jvm")
+BUILT_IN: Final = "built-in"
 MENDED_BY: Final = "scripts/setup.sh"
 
 
@@ -88,6 +89,8 @@ def find_java(environ: Mapping[str, str] = os.environ) -> Program:
 
 def find_stream_module(configured: str = "") -> str | None:
     """The path of nginx's stream module, or None where it is built in. Raises SetupError."""
+    if configured == BUILT_IN:
+        return None
     if configured:
         if Path(configured).is_file():
             return configured
