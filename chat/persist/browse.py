@@ -15,11 +15,12 @@ from chat.ports import Database, Statement
 
 TEXT: Final = ("text",)
 IN_GROUPS: Final = ("text", "group_joined", "group_left", "group_removed")
-SKEW_MS: Final = 3_600_000  # what clocks of edges may differ by; a stay is looked for by time with so much to spare
+SKEW_MS: Final = 600_000  # what clocks of edges may differ by; a stay is looked for by time with so much to spare
 MOST_STAYS: Final = 200  # in one look-up; the newest
 MOST_UNREAD: Final = 1_000
 UNREAD_ROWS: Final = 2_000  # looked at, per conversation
 FOREVER: Final = 1 << 62
+NOT_HOT: Final = -1  # the notice of the leave is archived, and what is older with it
 
 
 class Stay(NamedTuple):
@@ -75,23 +76,31 @@ class Browse:
 
     async def stays(self, user: int, group: int | None = None) -> list[Stay]:
         """The user's stays, of all groups or one, the newest first."""
-        if group is None:
-            statement = Statement(
-                "SELECT chat_group, from_position, to_position, joined_at, NULL FROM members WHERE user = %s"
-                " ORDER BY joined_at DESC LIMIT %s",
-                (user, MOST_STAYS),
+        where, args = ("", ()) if group is None else (" AND chat_group = %s", (group,))
+        (result,) = await self._database.read(
+            [
+                Statement(
+                    f"SELECT chat_group, from_position, to_position, joined_at FROM members WHERE user = %s{where}"
+                    " ORDER BY joined_at DESC, from_position DESC LIMIT %s",
+                    (user, *args, MOST_STAYS),
+                )
+            ]
+        )
+        ends = [(f"g{g}", last) for g, _, last, _ in result.rows if last is not None]
+        left: dict[tuple[str, int], int] = {}
+        if ends:
+            pairs = " OR ".join(["(timeline = %s AND position = %s)"] * len(ends))
+            (found,) = await self._database.read(
+                [
+                    Statement(
+                        f"SELECT timeline, position, sent_at FROM messages WHERE {pairs}", [a for pair in ends for a in pair]
+                    )
+                ]
             )
-        else:
-            statement = Statement(
-                "SELECT m.chat_group, m.from_position, m.to_position, m.joined_at, l.sent_at FROM members m"
-                " LEFT JOIN messages l ON l.timeline = %s AND l.position = m.to_position"
-                " WHERE m.chat_group = %s AND m.user = %s ORDER BY m.from_position DESC LIMIT %s",
-                (f"g{group}", group, user, MOST_STAYS),
-            )
-        (result,) = await self._database.read([statement])
+            left = {(r[0], r[1]): r[2] + SKEW_MS for r in found.rows}
         return [
-            Stay(g, first, last or FOREVER, joined_at - SKEW_MS, FOREVER if left_at is None else left_at + SKEW_MS)
-            for g, first, last, joined_at, left_at in result.rows
+            Stay(g, first, last or FOREVER, joined_at - SKEW_MS, left.get((f"g{g}", last), NOT_HOT) if last else FOREVER)
+            for g, first, last, joined_at in result.rows
         ]
 
     async def newest(self, sources: Sequence[Source], before: Before | None, each: int) -> tuple[list[Key], bool]:

@@ -155,8 +155,8 @@ class History:
         statements = [
             OFFSETS,
             Statement(
-                f"SELECT {_COLUMNS} FROM messages WHERE timeline = %s AND stream = %s AND seq IN ({places(ids.seqs)})"
-                " AND sender = %s AND conversation = %s",
+                f"SELECT {_COLUMNS} FROM messages FORCE INDEX (by_stream) WHERE timeline = %s AND stream = %s"
+                f" AND seq IN ({places(ids.seqs)}) AND sender = %s AND conversation = %s",
                 (ids.timeline, ids.stream, *ids.seqs, ids.sender, ids.conversation),
             ),
         ]

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.servers
 async def create(world: World, owner: Session, *members: Session, is_open: bool = False) -> int:
     reply = await world.ask(owner, p.GroupCreate(name="Friday", members=[m.user for m in members], open=is_open))
     assert reply.name == "Friday"
+    assert isinstance(reply, p.GroupReply)
     return reply.group
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import UNSET
 
 from chat import protocol as p
 from chat.edge import reading
@@ -97,6 +98,17 @@ async def test_history_of_a_group_by_stays(world: World, pair: tuple[Session, Se
     assert len((await all_of(world, anna, p.History(group=group)))[0]) == 10
 
 
+async def test_a_stay_whose_end_is_archived_has_no_hot_rows(world: World, pair: tuple[Session, Session]) -> None:
+    anna, bert = pair
+    group = await create(world, anna, bert)
+    await world.send(anna.user, group=group, text="then")
+    await world.ask(bert, p.GroupLeave(group=group))
+    await world.sql("DELETE FROM messages WHERE timeline = %s", f"g{group}")
+    await world.send(anna.user, group=group, text="later")
+    for request in (p.History(group=group), p.Search(text="t", group=group), p.Search(text="t")):
+        assert await all_of(world, bert, request) == ([], 1)
+
+
 async def test_cursors_are_of_one_conversation_and_answer(world: World, pair: tuple[Session, Session]) -> None:
     anna, bert = pair
     await world.send(anna.user, to=bert.user, count=3)
@@ -136,7 +148,7 @@ async def test_bounded_work_a_request(world: World, pair: tuple[Session, Session
     whole: list[str] = []
     for n in range(20):
         text = f"needle {n}" if n % 4 == 0 else f"hay {n}"
-        await world.send(anna.user, **({"to": bert.user} if n % 3 else {"group": group}), text=text)
+        await world.send(anna.user, to=bert.user if n % 3 else None, group=None if n % 3 else group, text=text)
         whole.insert(0, text)
     needles = [t for t in whole if "needle" in t]
     found, pages = await all_of(world, bert, p.Search(text="NEEDLE"))
@@ -191,7 +203,7 @@ async def test_newest_conversation_first_with_marks(world: World, pair: tuple[Se
     (in_group, direct) = (await world.ask(bert, p.Conversations())).conversations
     assert (in_group.group, in_group.to, in_group.unread, texts([in_group.last])) == (group, None, 1, ["all"])
     assert (direct.to, direct.unread, texts([direct.last])) == (anna.user, 2, ["two"])
-    assert direct.mine is direct.read is direct.delivered is p.UNSET
+    assert direct.mine is direct.read is direct.delivered is UNSET
     assert silent != group
 
     last = direct.last.sent_at
@@ -201,7 +213,7 @@ async def test_newest_conversation_first_with_marks(world: World, pair: tuple[Se
     await world.log.publish(message_records(said, [f"u{anna.user}"]))
     (in_group, direct) = (await world.ask(bert, p.Conversations())).conversations
     assert (in_group.unread, in_group.mine, in_group.read) == (0, in_group.last.sent_at, in_group.last.sent_at)
-    assert (direct.unread, direct.mine, direct.read) == (1, last - 1, p.UNSET)
+    assert (direct.unread, direct.mine, direct.read) == (1, last - 1, UNSET)
     (in_group, direct) = (await world.ask(anna, p.Conversations())).conversations
     assert (in_group.unread, direct.unread) == (0, 0)
     assert (direct.to, direct.read, direct.delivered) == (bert.user, last - 1, p.Delivered(1, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import UNSET
 
 from chat import protocol as p
 from chat.edge import pages
@@ -35,7 +36,7 @@ async def test_everything_in_order_and_whole(world: World, pair: tuple[Session, 
         assert answer.upto == await end(world, f"u{session.user}")
         assert seqs(answer.messages) == [0, 1, 2, 0, 1]
         assert [m.pos for m in answer.messages] == sorted(m.pos for m in answer.messages if isinstance(m.pos, int))
-        assert answer.heads is p.UNSET
+        assert answer.heads is UNSET
         assert not answer.too_old
     after = answer.messages[2].pos
     assert isinstance(after, int)
@@ -56,7 +57,7 @@ async def test_a_cut_page_ends_behind_its_last_row(world: World, pair: tuple[Ses
             break
         assert len(answer.messages) == 3
         assert answer.messages[-1].pos == answer.upto - 1
-        assert answer.heads is p.UNSET
+        assert answer.heads is UNSET
     assert (found, answers) == (list(range(7)), 3)
     assert answer.heads == [p.Head(sender=anna.user, to=bert.user, stream=1, next=7)]
 
@@ -134,7 +135,7 @@ async def test_heads_of_all_streams_but_the_forgotten(world: World, pair: tuple[
         (bert.user, anna.user, 6, 3),
         (bert.user, bert.user, 7, 1),
     ]
-    assert (await world.sync(bert, f"u{bert.user}", fresh=False)).heads is p.UNSET
+    assert (await world.sync(bert, f"u{bert.user}", fresh=False)).heads is UNSET
 
 
 async def test_heads_that_do_not_fit_beside_the_rows_come_alone(
@@ -144,7 +145,7 @@ async def test_heads_that_do_not_fit_beside_the_rows_come_alone(
     anna, bert = pair
     await world.send(anna.user, to=bert.user, count=2)
     first = await world.sync(bert, f"u{bert.user}", fresh=True)
-    assert (seqs(first.messages), first.complete, first.heads) == ([0, 1], False, p.UNSET)
+    assert (seqs(first.messages), first.complete, first.heads) == ([0, 1], False, UNSET)
     second = await world.sync(bert, f"u{bert.user}", first.upto - 1, fresh=True)
     assert (second.messages, second.complete) == ([], True)
     assert second.heads == [p.Head(sender=anna.user, to=bert.user, stream=1, next=2)]
@@ -207,7 +208,7 @@ async def test_a_member_sees_his_stays(world: World) -> None:
                 assert answer.upto == await end(world, timeline)
                 assert isinstance(answer.heads, list)
                 return found, asked
-            assert answer.heads is p.UNSET
+            assert answer.heads is UNSET
 
     await say("before")
     await refused(world, bert, p.Sync(timeline=timeline, after=0), "forbidden")
