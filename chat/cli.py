@@ -46,6 +46,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "talk": Entry("chat.client.terminal:talk", "Chat in a terminal."),
     "replay-irc": Entry("chat.tools.replay_irc:replay_irc", "Replay an IRC log: each nick a connection."),
     "selftest": Entry("chat.tools.selftest:selftest_command", "Send a message from one edge to another, through nginx."),
+    "check": Entry(
+        "chat.tools.check.command:check_command", "Is all shown once and in order, whatever is killed meanwhile?"
+    ),
     "load": Entry("chat.tools.load.command:load", "Load a cluster and count every message."),
 }
 
