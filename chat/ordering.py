@@ -163,11 +163,12 @@ class TimelineReader:
         else:
             self._take_answer(answer, now, effects)
         self._unbuffer(now, effects)
-        self._want |= not answer.complete or self.fresh
-        if not self._want or (answer.messages and self.known > before):
-            self._delay, self._not_before = RETRY_FIRST, 0.0
-        else:
+        incomplete = not answer.complete or self.fresh
+        self._want |= incomplete
+        if incomplete and not (answer.messages and self.known > before):
             self._pause(now, RETRY_INCOMPLETE)
+        else:
+            self._delay, self._not_before = RETRY_FIRST, 0.0
         self._finish(now, effects)
         return effects
 
