@@ -65,12 +65,13 @@ class Slot:
     async def keep(self) -> None:
         """Run it until `stop`, in a task of its own. Cancelled, the process is left to the next supervisor."""
         try:
-            while not self._stopping:
-                if self.running is None and not await self._prepare():
-                    await self._before_next(None, 0)
-                    continue
-                if self._stopping:
-                    break
+            while self.running is not None or not self._stopping:
+                if self.running is None:
+                    if not await self._prepare():
+                        await self._before_next(None, 0)
+                        continue
+                    if self._stopping:
+                        break
                 began = trio.current_time()
                 code = await self._watch()
                 self.running = None

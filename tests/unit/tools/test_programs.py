@@ -50,13 +50,13 @@ def test_too_old_a_java_says_what_was_found_and_what_mends_it(tmp_path: Path, ve
 
 
 def test_no_java(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="none was found by JAVA_HOME or PATH.*openjdk-17-jre-headless"):
+    with pytest.raises(SetupError, match=r"none was found by JAVA_HOME or PATH.*openjdk-17-jre-headless"):
         programs.find_java({"PATH": str(tmp_path)})
 
 
 def test_a_server_that_is_missing_or_too_old(tmp_path: Path) -> None:
     environ = {"PATH": str(tmp_path)}
-    with pytest.raises(SetupError, match="Redis was not found.*apt-get install redis-server"):
+    with pytest.raises(SetupError, match=r"Redis was not found.*apt-get install redis-server"):
         programs.find(programs.REDIS, environ)
     script(tmp_path, "redis-server", "Redis server v=5.0.3 sha=0")
     with pytest.raises(SetupError, match=r"Redis 6\.2 is needed; found 5\.0"):

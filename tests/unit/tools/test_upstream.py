@@ -17,7 +17,9 @@ BOTH = {"edge-1": ONE, "edge-2": TWO}
 
 def test_edges_in_order_with_weights() -> None:
     text = stream_conf(NginxConfig(), frozenset({TWO, ONE}))
-    first, second = (text.index(f"server 127.0.0.1:720{n} weight={w} max_fails=1 fail_timeout=1s;") for n, w in ((1, 1), (2, 3)))
+    first, second = (
+        text.index(f"server 127.0.0.1:720{n} weight={w} max_fails=1 fail_timeout=1s;") for n, w in ((1, 1), (2, 3))
+    )
     assert first < second
     assert "proxy_timeout 300s;" in text
     assert "$" not in text.replace("$remote_addr", "")
