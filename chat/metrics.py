@@ -29,7 +29,6 @@ class EdgeMetrics:
             "chat_edge_request_seconds", "From the frame to its answer", ["type"], buckets=LATENCIES, registry=r
         )
         self.errors = Counter("chat_edge_errors_total", "Requests refused", ["code"], registry=r)
-        self.messages = Counter("chat_edge_messages_total", "Messages taken from clients", registry=r)
         self.accepted = Counter("chat_edge_accepted_total", "Messages that Kafka has acknowledged", registry=r)
         self.accept = Histogram(
             "chat_edge_accept_seconds",

@@ -152,7 +152,8 @@ class Context:
 
 
 class Handler(NamedTuple):
-    run: Callable[[Context, Any, Any], Awaitable[Frame | bytes | None]]
+    #: async; of FAST ones a plain function
+    run: Callable[[Context, Any, Any], Awaitable[Frame | bytes | None] | Frame | bytes | None]
     order: Order
     before_login: bool = False
 

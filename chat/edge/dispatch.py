@@ -7,8 +7,8 @@ connection and in all. A connection whose next frame cannot start yet is blocked
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 import trio
@@ -46,6 +46,7 @@ class Dispatch:
         self._handlers = handlers
         self._metrics = metrics
         self._timers = {t: metrics.requests.labels(h_name(t)) for t in handlers}
+        self._free = frozenset(t for t in handlers if h_name(t) in UNLIMITED)  # these cost no token
         self._tries = AddressTable(login_tries_per_minute)
         self._tasks = 0
         self._parked: deque[Connection] = deque()
@@ -85,9 +86,12 @@ class Dispatch:
             self._refuse(conn, request, ChatError("bad_request", "not offered by this edge"))
             return
         try:
-            self._allowed(conn, request, handler)
+            if conn.state != OPEN or type(request) not in self._free:
+                self._allowed(conn, request, handler)
             if handler.order is Order.FAST:
-                self._reply(conn, request, run_now(handler.run(self._ctx, conn, request)))
+                reply = handler.run(self._ctx, conn, request)
+                if reply is not None:
+                    self._reply(conn, request, reply)  # type: ignore[arg-type]  # FAST: nothing to await
             elif self._may_start(conn, handler, body):
                 self._start(conn, handler, request, None)
         except Later as later:
@@ -117,7 +121,7 @@ class Dispatch:
                     raise ChatError("rate_limited", "too many tries from your address", retry_after_ms=int(wait * 1_000) + 1)
         elif type(request) in OPENING_TYPES:
             raise ChatError("bad_request", "already logged in")
-        if h_name(type(request)) not in UNLIMITED:
+        if type(request) not in self._free:
             config = conn.reactor.config
             wait = conn.requests.take(conn.reactor.now(), config.requests_per_second, config.requests_burst)
             if wait:
@@ -180,7 +184,8 @@ class Dispatch:
             if wait is not None:
                 await wait()
             try:
-                return await handler.run(self._ctx, conn, request)
+                reply = handler.run(self._ctx, conn, request)
+                return await reply if isinstance(reply, Awaitable) else reply
             except Later as later:
                 wait = later.wait
         raise Unavailable("edge")
@@ -236,14 +241,3 @@ class Dispatch:
 def h_name(request: type[Frame]) -> str:
     """The `type` of a request's frames."""
     return str(request.__struct_config__.tag)
-
-
-def run_now(coroutine: Coroutine[Any, Any, Frame | bytes | None] | Awaitable[Frame | bytes | None]) -> Frame | bytes | None:
-    """Run a coroutine that does not wait. Raises RuntimeError where it does: FAST handlers must not."""
-    assert isinstance(coroutine, Coroutine)
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    coroutine.close()
-    raise RuntimeError("a FAST handler waits")

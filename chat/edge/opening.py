@@ -8,7 +8,7 @@ from chat.edge.context import Context
 from chat.errors import Goodbye, ProtocolError
 
 
-async def hello(context: Context, session: Connection, request: protocol.Hello) -> protocol.Welcome:
+def hello(context: Context, session: Connection, request: protocol.Hello) -> protocol.Welcome:
     """Raises ProtocolError `bad_version`."""
     if request.version != protocol.VERSION:
         raise ProtocolError("bad_version", f"version {request.version} is not spoken here; {protocol.VERSION} is")
@@ -24,11 +24,11 @@ async def hello(context: Context, session: Connection, request: protocol.Hello) 
     )
 
 
-async def heartbeat(context: Context, session: Connection, request: protocol.Heartbeat) -> protocol.HeartbeatReply:
+def heartbeat(context: Context, session: Connection, request: protocol.Heartbeat) -> protocol.HeartbeatReply:
     """One with spaces or a `rid`; the plain form does not come here."""
     return protocol.HeartbeatReply()
 
 
-async def goodbye(context: Context, session: Connection, request: protocol.LeaveNow) -> None:
+def goodbye(context: Context, session: Connection, request: protocol.LeaveNow) -> None:
     session.queue = None  # what is behind it is not wanted
     session.finish(None, Goodbye.ASKED, "as you wish")

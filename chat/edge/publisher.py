@@ -20,7 +20,8 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+from zlib import crc32
 
 import structlog
 import trio
@@ -32,7 +33,16 @@ from chat.metrics import EdgeMetrics
 from chat.ports import Producer
 from chat.positions import position
 from chat.protocol import Accepted
-from chat.records import PresenceEvent, Record, TimelineRecord, TopicPartition, Topics, partition_of, presence_record
+from chat.records import (
+    Headers,
+    PresenceEvent,
+    Record,
+    TimelineRecord,
+    TopicPartition,
+    Topics,
+    partition_of,
+    presence_record,
+)
 
 RECORD_OVERHEAD: Final = 80  # bytes of a record in a batch besides key and value, headers included
 BACKOFF_FIRST_S: Final = 0.1
@@ -88,10 +98,8 @@ class NoticeParcel(Parcel):
             self.event.set()
 
 
-class Entry(NamedTuple):
-    record: Record
-    parcel: Parcel | None  # None: nobody minds
-    nth: int  # of the parcel's records
+#: A record; the parcel it belongs to (None: nobody minds); which of the parcel's records it is.
+Entry = tuple[Record, Parcel | None, int]
 
 
 def size_of(record: Record) -> int:
@@ -154,12 +162,18 @@ class EdgePublisher:
         for i, (timeline, record) in enumerate(records):
             self.put(self.partition(timeline), record, parcel, i)
 
+    def offer_text(self, timeline: str, value: bytes, sent_at: int, headers: Headers, parcel: MessageParcel) -> None:
+        """Queue one record of a client's message."""
+        key = timeline.encode()
+        places = self._message_places
+        self.put(places[crc32(key) % len(places)], Record(key, value, sent_at, headers), parcel)
+
     def put(self, place: TopicPartition, record: Record, parcel: Parcel | None = None, nth: int = 0) -> None:
         queue = self._queues.get(place)
         if queue is None:
             queue = self._queues[place] = deque()
-        queue.append(Entry(record, parcel, nth))
-        self._bytes += size_of(record)
+        queue.append((record, parcel, nth))
+        self._bytes += len(record.value) + RECORD_OVERHEAD + (len(record.key) if record.key else 0)
         self._wake.set()
 
     def put_keyed(self, topic: str, records: Sequence[Record]) -> None:
@@ -196,7 +210,9 @@ class EdgePublisher:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or under way."""
-        await self._idle.wait()
+        while self._bytes:
+            await self._idle.wait()
+            await trio.lowlevel.checkpoint()
 
     # ------------------------------------------------------------------ the cycle
 
@@ -221,10 +237,10 @@ class EdgePublisher:
 
     async def _cycle(self, begun: float) -> None:
         cycle = {place: batch for place, queue in self._queues.items() if queue and (batch := self._cut(place, queue))}
-        size = sum(size_of(e.record) for batch in cycle.values() for e in batch)
+        size = sum(size_of(entry[0]) for batch in cycle.values() for entry in batch) if self._any() else self._bytes
         outcome: Mapping[TopicPartition, int | PartError]
         try:
-            outcome = await self._producer.produce({p: [e.record for e in batch] for p, batch in cycle.items()})
+            outcome = await self._producer.produce({p: [entry[0] for entry in batch] for p, batch in cycle.items()})
         except PartError as error:
             outcome = dict.fromkeys(cycle, error)
         self._bytes -= size
@@ -239,9 +255,15 @@ class EdgePublisher:
 
     def _cut(self, place: TopicPartition, queue: deque[Entry]) -> list[Entry]:
         """The head of the queue, as much as a batch takes."""
-        most, count, size = self._limits.get(place, 1 << 30), 0, 0
+        most, count, size = self._limits.get(place), 0, 0
+        if most is None:
+            if self._bytes <= self._most:  # all that is queued, anywhere, would fit
+                batch = list(queue)
+                queue.clear()
+                return batch
+            most = len(queue)
         for entry in queue:
-            size += size_of(entry.record)
+            size += size_of(entry[0])
             if count and (size > self._most or count >= most):
                 break
             count += 1
@@ -332,11 +354,11 @@ class EdgePublisher:
     def _refused(self, place: TopicPartition, batch: list[Entry], error: BadData) -> None:
         if len(batch) > 1:
             self._queues[place].extendleft(reversed(batch))
-            self._bytes += sum(size_of(e.record) for e in batch)
+            self._bytes += sum(size_of(entry[0]) for entry in batch)
             self._limits[place] = max(1, len(batch) // 2)
             return
         self._limits.pop(place, None)
-        parcel = batch[0].parcel
+        parcel = batch[0][1]
         _log.error("Kafka refuses a record", topic=place.topic, partition=place.partition, error=error.message)
         if isinstance(parcel, NoticeParcel):
             parcel.finish(ChatError("bad_request", "the log refuses this"))
@@ -348,10 +370,10 @@ class EdgePublisher:
         """Drop what the connection has queued: nothing of a stream may follow a message that is not in the log."""
 
         def theirs(entry: Entry) -> bool:
-            return type(entry.parcel) is MessageParcel and entry.parcel.conn is conn
+            return type(entry[1]) is MessageParcel and entry[1].conn is conn
 
         for place, queue in self._queues.items():
-            self._bytes -= sum(size_of(e.record) for e in queue if theirs(e))
+            self._bytes -= sum(size_of(entry[0]) for entry in queue if theirs(entry))
             self._queues[place] = deque(e for e in queue if not theirs(e))
 
 

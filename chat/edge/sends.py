@@ -24,10 +24,9 @@ from chat.edge.hub import EdgeHub
 from chat.edge.publisher import EdgePublisher, MessageParcel, NoticeParcel, accepted
 from chat.edge.receipts import ReceiptsLog
 from chat.errors import ChatError, Goodbye
-from chat.metrics import EdgeMetrics
-from chat.ordering import Again, Full, Taken, Window
+from chat.ordering import TAKEN, Again, Full, Gap, Window
 from chat.protocol import Message, encode
-from chat.records import RECEIPT_HEADER, Headers, Record, TimelineRecord, message_records, notice
+from chat.records import RECEIPT_HEADER, Headers, message_records, notice
 
 LANES: Final = 4_000  # (conversation, stream) pairs of a connection
 _ASKED_FOR: Final[Headers] = ((RECEIPT_HEADER, b""),)
@@ -45,7 +44,6 @@ class Intake:
         clock: EdgeClock,
         directory: Directory,
         receipts: ReceiptsLog,
-        metrics: EdgeMetrics,
     ) -> None:
         self._config = config
         self._hub = hub
@@ -53,7 +51,6 @@ class Intake:
         self._clock = clock
         self._directory = directory
         self._receipts = receipts
-        self._messages = metrics.messages
 
     # ------------------------------------------------------------------ send
 
@@ -71,7 +68,7 @@ class Intake:
             if window.expected(conversation, stream) in (None, seq):
                 try:
                     self._check(conn, to, group, now)
-                    records = self._records(conn.user, request)
+                    sent_at, value = self._value(conn.user, request)
                 except ChatError:
                     window.refuse(conversation, stream, seq)
                     raise
@@ -81,14 +78,19 @@ class Intake:
         except Full:
             conn.close(Goodbye.MOVED, "too many conversations and streams on one connection")
             return
-        if isinstance(taken, Taken):
+        if taken is TAKEN:
             conn.unacknowledged += 1
-            self._messages.inc()
-            self._publisher.offer(records, MessageParcel(len(records), conn, conversation, stream, seq, now))
+            user = conn.user
+            single = to is None or to == user
+            parcel = MessageParcel(1 if single else 2, conn, conversation, stream, seq, now)
+            headers = _ASKED_FOR if request.receipt and not single else ()
+            self._publisher.offer_text(conversation, value, sent_at, headers, parcel)
+            if not single:
+                self._publisher.offer_text(f"u{user}", value, sent_at, (), parcel)
         elif isinstance(taken, Again):
             if taken.acknowledged is not None:
                 conn.send(accepted(conversation, stream, taken.acknowledged))
-        else:
+        elif isinstance(taken, Gap):
             raise ChatError("sequence_gap", f"expected {taken.expected}", expected=taken.expected)
 
     @staticmethod
@@ -125,24 +127,18 @@ class Intake:
         if not directory.strangers and not directory.friends(user, to, now):
             raise Later(partial(directory.find_friends, user, to))
 
-    def _records(self, user: int, request: protocol.Send) -> list[TimelineRecord]:
-        to, group = request.to, request.group
+    def _value(self, user: int, request: protocol.Send) -> tuple[int, bytes]:
+        """sent_at, and the JSON of the message."""
         sent_at = self._clock.sent_at(user, request.seen)
         extra = UNSET if request.extra is None else request.extra
         message = Message(
-            sender=user, to=to, group=group, stream=request.stream, seq=request.seq, sent_at=sent_at, kind="text",
-            text=request.text, extra=extra,
+            sender=user, to=request.to, group=request.group, stream=request.stream, seq=request.seq, sent_at=sent_at,
+            kind="text", text=request.text, extra=extra,
         )  # fmt: skip
         try:
-            value = encode(message)
+            return sent_at, encode(message)
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise ChatError("bad_request", f"send: extra: {error}") from None
-        if to is None:
-            return [_record(f"g{group}", value, sent_at)]
-        if to == user:
-            return [_record(f"u{user}", value, sent_at)]
-        theirs = _record(f"u{to}", value, sent_at, _ASKED_FOR if request.receipt else ())
-        return [theirs, _record(f"u{user}", value, sent_at)]
 
     # ------------------------------------------------------------------ ack, read
 
@@ -181,10 +177,6 @@ class Intake:
         self._publisher.offer(message_records(message, timelines), NoticeParcel(len(timelines), failed))
 
 
-def _record(timeline: str, value: bytes, sent_at: int, headers: Headers = ()) -> TimelineRecord:
-    return TimelineRecord(timeline, Record(timeline.encode(), value, sent_at, headers))
-
-
 def _rid(request: protocol.Request) -> dict[str, Any]:
     return {} if request.rid is None else {"rid": request.rid}
 
@@ -192,13 +184,13 @@ def _rid(request: protocol.Request) -> dict[str, Any]:
 # ---------------------------------------------------------------------- handlers
 
 
-async def send(context: Context, session: Connection, request: protocol.Send) -> None:
+def send(context: Context, session: Connection, request: protocol.Send) -> None:
     context.intake.send(session, request)
 
 
-async def ack(context: Context, session: Connection, request: protocol.Ack) -> None:
+def ack(context: Context, session: Connection, request: protocol.Ack) -> None:
     context.intake.ack(session, request)
 
 
-async def read(context: Context, session: Connection, request: protocol.Read) -> None:
+def read(context: Context, session: Connection, request: protocol.Read) -> None:
     context.intake.read(session, request)

@@ -163,7 +163,6 @@ class Edge:
             clock=self.clock,
             directory=self.directory,
             receipts=self.receipts,
-            metrics=self.metrics,
         )
         self.context = Context(
             config=edge,
