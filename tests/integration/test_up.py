@@ -133,7 +133,7 @@ def test_a_supervisor_that_was_killed_is_followed_by_one_that_takes_over(up: Clu
     before = [(entry.name, entry.pid) for entry in up.processes.processes]
     up.kill("supervisor")
     assert chat(up.folder, "status").returncode == 1
-    said = chat(up.folder, "up", "--no-selftest", "--first-port", "20000")
+    said = chat(up.folder, "up", "--no-selftest", "--first-port", "20000", "--mysql-pool-mb", "64")
     assert said.returncode == 0, said.stderr
     assert [(entry.name, entry.pid) for entry in up.processes.processes] == before
 
