@@ -26,7 +26,7 @@ def may_be_name(text: str) -> bool:
 
 
 async def register(context: Context, session: Session, request: Register) -> Registered:
-    database = context.services.database
+    database = context.services.store
     (taken,) = await database.read([Statement("SELECT 1 FROM users WHERE name = %s", (request.name,))])
     if taken.rows:
         raise ChatError("exists", "the name is taken")
@@ -48,9 +48,7 @@ async def login(context: Context, session: Session, request: Login) -> LoggedIn 
     services = context.services
     stored: tuple[int, str] | None = None
     if may_be_name(request.name):
-        (result,) = await services.database.read(
-            [Statement("SELECT id, password FROM users WHERE name = %s", (request.name,))]
-        )
+        (result,) = await services.store.read([Statement("SELECT id, password FROM users WHERE name = %s", (request.name,))])
         stored = result.rows[0] if result.rows else None
     if not await services.passwords.matches(stored and stored[1], request.password) or stored is None:
         raise ChatError("bad_credentials", "wrong name or password")
@@ -66,7 +64,7 @@ async def login(context: Context, session: Session, request: Login) -> LoggedIn 
     expires_at = now + services.tokens.life_ms
     found = found._replace(expires_at=expires_at)
     try:
-        await services.database.write(
+        await services.store.write(
             [
                 tokens.insert_if(
                     token_hash, user=user, device=request.device, now=now, expires_at=expires_at, password=password
@@ -98,7 +96,7 @@ async def logout(context: Context, session: Session, request: Logout) -> None:
     tombstone then lives as long as the token would."""
     services = context.services
     try:
-        await services.database.write([tokens.delete(session.token_hash)])
+        await services.store.write([tokens.delete(session.token_hash)])
     except PartError as error:
         if not await services.tokens.bury([session.token_hash], services.tokens.life_ms):
             raise Unavailable(error.part) from None
@@ -110,7 +108,7 @@ async def logout(context: Context, session: Session, request: Logout) -> None:
 
 async def change_password(context: Context, session: Session, request: ChangePassword) -> Ok:
     services, user = context.services, session.user
-    (result,) = await services.database.read([Statement("SELECT password FROM users WHERE id = %s", (user,))])
+    (result,) = await services.store.read([Statement("SELECT password FROM users WHERE id = %s", (user,))])
     old = result.rows[0][0] if result.rows else None
     if not await services.passwords.matches(old, request.old):
         raise ChatError("bad_credentials", "the old password is wrong")
@@ -118,7 +116,7 @@ async def change_password(context: Context, session: Session, request: ChangePas
     try:
         # The row of the user is locked first: a log-in with the old password either has its token in the table by now, or
         # finds the new password.
-        _, ended, _ = await services.database.write(
+        _, ended, _ = await services.store.write(
             [
                 Statement("UPDATE users SET password = %s WHERE id = %s AND password = %s", (new, user, old), changes=1),
                 tokens.select_others(user, session.token_hash),
@@ -147,7 +145,7 @@ async def _rehash(context: Context, user: int, old: str, password: str) -> None:
     """The hash with today's parameters; at some other log-in when it does not work out now."""
     try:
         new = await context.services.passwords.hash(password)
-        await context.services.database.write(
+        await context.services.store.write(
             [Statement("UPDATE users SET password = %s WHERE id = %s AND password = %s", (new, user, old))]
         )
     except (ChatError, PartError) as error:

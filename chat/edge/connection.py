@@ -226,8 +226,12 @@ class Connection:
             self.stuck = True
             self.reactor.interest(self)
             return
-        if self.state == CLOSING and not chunks:
+        if chunks:
+            return
+        if self.state == CLOSING:
             self._linger()
+        elif self.state < CLOSING and not self.mask & select.EPOLLIN:
+            self.reactor.again(self)  # it may have been the full outbox that stopped the reading
 
     def _some(self) -> int:
         size = 0

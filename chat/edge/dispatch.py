@@ -98,6 +98,9 @@ class Dispatch:
             self._start(conn, handler, request, later.wait)
         except ChatError as error:
             self._refuse(conn, request, error)
+        except Exception:  # noqa: BLE001  # a fault of ours: the others are served on, and here nothing is sure any more
+            _log.exception("request failed", type=h_name(type(request)))
+            conn.close(Goodbye.OUTCOME_UNKNOWN, "the server has failed")
 
     @property
     def _ctx(self) -> Context:

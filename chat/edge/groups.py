@@ -43,7 +43,7 @@ class Standing(NamedTuple):
 
 
 async def group_create(context: Context, session: Session, request: GroupCreate) -> GroupReply:
-    me, database = session.user, context.services.database
+    me, database = session.user, context.services.store
     members = [m for m in dict.fromkeys(request.members) if m != me]
     names = {me: session.name}
     if members:
@@ -82,7 +82,7 @@ async def group_join(context: Context, session: Session, request: GroupJoin) -> 
     if standing.inside:
         raise ChatError("exists", "you are in")
     if not standing.open:
-        (invited,) = await context.services.database.read(
+        (invited,) = await context.services.store.read(
             [Statement("SELECT 1 FROM invitations WHERE chat_group = %s AND user = %s", (group, me))]
         )
         if not invited.rows:
@@ -108,7 +108,7 @@ async def group_invite(context: Context, session: Session, request: GroupInvite)
     if not standing.inside:
         raise ChatError("forbidden", "only members invite")
     await _name_of(context, user)
-    inside, blocked = await context.services.database.read(
+    inside, blocked = await context.services.store.read(
         [
             Statement("SELECT 1 FROM members WHERE chat_group = %s AND user = %s AND to_position IS NULL", (group, user)),
             Statement("SELECT 1 FROM blocks WHERE user = %s AND other = %s", (user, me)),
@@ -118,7 +118,7 @@ async def group_invite(context: Context, session: Session, request: GroupInvite)
         raise ChatError("exists", "he is in")
     if blocked.rows:
         raise ChatError("blocked", "he has blocked you")
-    await context.services.database.write(
+    await context.services.store.write(
         [
             Statement(
                 "INSERT INTO invitations (chat_group, user, inviter, created_at) VALUES (%s, %s, %s, %s)"
@@ -155,7 +155,7 @@ async def group_remove(context: Context, session: Session, request: GroupRemove)
 
 
 async def groups(context: Context, session: Session, request: Groups) -> GroupsReply:
-    (result,) = await context.services.database.read(
+    (result,) = await context.services.store.read(
         [
             Statement(
                 "SELECT m.chat_group, g.name, m.joined_at, (SELECT COUNT(DISTINCT x.user) FROM members x"
@@ -177,7 +177,7 @@ async def group_members(context: Context, session: Session, request: GroupMember
     standing = await _standing(context, group, session.user)
     if not standing.inside:
         raise ChatError("forbidden", "you are not in")
-    (result,) = await context.services.database.read(
+    (result,) = await context.services.store.read(
         [
             Statement(
                 "SELECT m.user, u.name FROM members m JOIN users u ON u.id = m.user WHERE m.chat_group = %s AND m.user > %s"
@@ -196,7 +196,7 @@ async def group_members(context: Context, session: Session, request: GroupMember
 
 async def _standing(context: Context, group: int, user: int) -> Standing:
     """Raises not_found where there is no such group."""
-    (result,) = await context.services.database.read(
+    (result,) = await context.services.store.read(
         [
             Statement(
                 "SELECT g.name, g.open, g.owner, EXISTS (SELECT 1 FROM members m WHERE m.chat_group = g.id AND m.user = %s"
@@ -212,14 +212,14 @@ async def _standing(context: Context, group: int, user: int) -> Standing:
 
 
 async def _name_of(context: Context, user: int) -> str:
-    (result,) = await context.services.database.read([Statement("SELECT name FROM users WHERE id = %s", (user,))])
+    (result,) = await context.services.store.read([Statement("SELECT name FROM users WHERE id = %s", (user,))])
     if not result.rows:
         raise ChatError("not_found", "no such user")
     return str(result.rows[0][0])
 
 
 async def _drop_invitation(context: Context, group: int, user: int) -> None:
-    await context.services.database.write(
+    await context.services.store.write(
         [Statement("DELETE FROM invitations WHERE chat_group = %s AND user = %s", (group, user))]
     )
 

@@ -1,7 +1,10 @@
-"""A database that is away is found away once, not by everyone who asks.
+"""A database that is away is found away once, not by everyone who asks; and nobody who asks much keeps the others waiting.
 
-`Guard` passes calls on. When one fails with PartAway, or takes longer than it may, the guard is open: calls fail at once,
-and a task of its own probes until the database answers. A single refusal (a deadlock) costs no more than one probe.
+A `Guard` holds the breaker. When a call fails with PartAway, or takes longer than it may, the guard is open: calls fail at
+once, and a task of its own probes until the database answers. A single refusal (a deadlock) costs no more than one probe.
+
+Calls go by `Lane`s, each a Database with a bounded number of calls at a time. Waiting for one's turn in a lane says nothing
+of the database: it does not open the guard.
 """
 
 from __future__ import annotations
@@ -19,22 +22,25 @@ log = structlog.get_logger()
 
 PROBE_FIRST_S = 0.05
 PROBE_MOST_S = 2.0
+TURN_S = 5.0  # for one's turn in a lane
 
 Call = Callable[[Sequence[Statement]], Awaitable[list[Result]]]
 
 
 class Guard:
-    """A `Database`. `seconds`: the longest that a read is waited for; its driver may go on behind it (reads only, at most
-    `behind` at a time: a write is waited for to its end, so that nobody is told less than is known)."""
+    """`seconds`: the longest that a read is waited for; its driver may go on behind it, in its lane. (A write is waited for
+    to its end, so that nobody is told less than is known.)"""
 
-    def __init__(self, database: Database, *, seconds: float, behind: int = 16) -> None:
-        self._database = database
-        self._seconds = seconds
-        self._behind = trio.CapacityLimiter(behind)
-        self._nursery: trio.Nursery | None = None
+    def __init__(self, database: Database, *, seconds: float) -> None:
+        self.database = database
+        self.seconds = seconds
+        self.nursery: trio.Nursery | None = None
         self._opened = trio.Event()
         self._mended = trio.Event()
         self._mended.set()
+
+    def lane(self, width: int) -> Lane:
+        return Lane(self, width)
 
     @property
     def away(self) -> bool:
@@ -49,30 +55,20 @@ class Guard:
         while not self.away:
             await self._opened.wait()
 
-    async def read(self, statements: Sequence[Statement]) -> list[Result]:
-        return await self._bounded(self._database.read, statements)
+    def refuse_if_away(self) -> None:
+        if self.nursery is None or self.away:
+            raise PartAway("mysql", "away")
 
-    async def snapshot(self, statements: Sequence[Statement]) -> list[Result]:
-        return await self._bounded(self._database.snapshot, statements)
-
-    async def write(self, statements: Sequence[Statement]) -> list[Result]:
-        self._refuse_if_away()
-        try:
-            return await self._database.write(statements)
-        except PartAway:
-            self._trip()
-            raise
-
-    async def script(self, sql: Sequence[str]) -> None:
-        await self._database.script(sql)
-
-    def lock(self, name: str) -> Lock:
-        return self._database.lock(name)
+    def trip(self) -> None:
+        """It has been found away."""
+        if not self.away:
+            self._mended = trio.Event()
+            self._opened.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Before it runs, calls raise PartAway."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self.nursery = nursery
             task_status.started()
             try:
                 while True:
@@ -81,49 +77,13 @@ class Guard:
                     self._opened = trio.Event()
                     self._mended.set()
             finally:
-                self._nursery = None
-
-    async def _bounded(self, call: Call, statements: Sequence[Statement]) -> list[Result]:
-        self._refuse_if_away()
-        outcome: list[list[Result] | Exception] = []
-        done = trio.Event()
-
-        async def carry() -> None:
-            async with self._behind:
-                try:
-                    outcome.append(await call(statements))
-                except PartError as error:
-                    outcome.append(error)
-                finally:
-                    done.set()
-
-        assert self._nursery is not None
-        self._nursery.start_soon(carry)
-        with trio.move_on_after(self._seconds):
-            await done.wait()
-        if not outcome:
-            self._trip()
-            raise PartAway("mysql", f"no answer within {self._seconds} s")
-        if isinstance(outcome[0], PartAway):
-            self._trip()
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
-
-    def _refuse_if_away(self) -> None:
-        if self._nursery is None or self.away:
-            raise PartAway("mysql", "away")
-
-    def _trip(self) -> None:
-        if not self.away:
-            self._mended = trio.Event()
-            self._opened.set()
+                self.nursery = None
 
     async def _probe(self) -> None:
         pause, said = PROBE_FIRST_S, False
         while True:
             try:
-                await self._database.read([Statement("SELECT 1")])
+                await self.database.read([Statement("SELECT 1")])
             except PartError as error:
                 if not said:
                     log.warning("mysql_away", why=error.message)
@@ -134,3 +94,74 @@ class Guard:
                 if said:
                     log.info("mysql_back")
                 return
+
+
+class Lane:
+    """A `Database`, by way of a guard: `width` calls at a time."""
+
+    def __init__(self, guard: Guard, width: int) -> None:
+        self.guard = guard
+        self._turns = trio.Semaphore(width)
+
+    async def read(self, statements: Sequence[Statement]) -> list[Result]:
+        return await self._bounded(self.guard.database.read, statements)
+
+    async def snapshot(self, statements: Sequence[Statement]) -> list[Result]:
+        return await self._bounded(self.guard.database.snapshot, statements)
+
+    async def write(self, statements: Sequence[Statement]) -> list[Result]:
+        await self._turn()
+        try:
+            return await self.guard.database.write(statements)
+        except PartAway:
+            self.guard.trip()
+            raise
+        finally:
+            self._turns.release()
+
+    async def script(self, sql: Sequence[str]) -> None:
+        await self.guard.database.script(sql)
+
+    def lock(self, name: str) -> Lock:
+        return self.guard.database.lock(name)
+
+    async def _turn(self) -> None:
+        """Raises PartAway when it does not come, or the database is known to be away."""
+        self.guard.refuse_if_away()
+        with trio.move_on_after(TURN_S) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise PartAway("mysql", "too many are waiting")
+        try:
+            self.guard.refuse_if_away()
+        except PartAway:
+            self._turns.release()
+            raise
+
+    async def _bounded(self, call: Call, statements: Sequence[Statement]) -> list[Result]:
+        await self._turn()
+        guard = self.guard
+        outcome: list[list[Result] | PartError] = []
+        done = trio.Event()
+
+        async def carry() -> None:
+            try:
+                outcome.append(await call(statements))
+            except PartError as error:
+                outcome.append(error)
+            finally:
+                self._turns.release()
+                done.set()
+
+        assert guard.nursery is not None
+        guard.nursery.start_soon(carry)
+        with trio.move_on_after(guard.seconds):
+            await done.wait()
+        if not outcome:
+            guard.trip()
+            raise PartAway("mysql", f"no answer within {guard.seconds:g} s")
+        if isinstance(outcome[0], PartAway):
+            guard.trip()
+        if isinstance(outcome[0], PartError):
+            raise outcome[0]
+        return outcome[0]

@@ -96,7 +96,7 @@ class EdgeHub:
         self._metrics.sessions.set(self._count)
         self._tell([self._event("login", session)])
         written = self._locations.session_changed(session)
-        with trio.move_on_after(OPEN_WAIT_S):
+        with trio.move_on_after(0 if self._locations.away else OPEN_WAIT_S):
             await written.wait()
         if not session.registered:
             session.resync_when_written = True

@@ -14,7 +14,7 @@ sweep) is followed by `resync`, after it is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -23,7 +23,7 @@ import trio
 from chat.backoff import Backoff
 from chat.config import EdgeConfig
 from chat.edge.connection import Connection
-from chat.errors import PartError, SetupError
+from chat.errors import PartAway, PartError, SetupError
 from chat.metrics import EdgeMetrics
 from chat.ports import Command, Memory
 
@@ -86,6 +86,7 @@ class Locations:
         self._idle = trio.Event()
         self._held = False  # the lease was ours
         self._draining = False
+        self.away = False  # the last write failed
         self._run_id = ""
 
     def follow(self, tables: Tables) -> None:
@@ -107,13 +108,18 @@ class Locations:
     def session_changed(self, session: Connection) -> trio.Event:
         """It has come or gone. Returns what is set when Redis knows."""
         self._sessions[session.session] = session
-        self._wake.set()
+        self._changed()
         return self._waits.setdefault(session.session, trio.Event())
 
     def group_changed(self, group: int) -> None:
         """It has got its first member here, or lost its last."""
         self._groups[group] = None
+        self._changed()
+
+    def _changed(self) -> None:
         self._wake.set()
+        if self._idle.is_set():
+            self._idle = trio.Event()
 
     def group_written(self, group: int) -> bool:
         return group in self._written and group not in self._groups
@@ -138,11 +144,12 @@ class Locations:
                 self._idle.set()
                 self._wake = trio.Event()
                 await self._wake.wait()
-                self._idle = trio.Event()
             try:
                 await self._write_some()
                 backoff.reset()
+                self.away = False
             except PartError as error:
+                self.away = True
                 _log.warning("locations not written", error=error.message, waiting=len(self._sessions) + len(self._groups))
                 await trio.sleep(backoff.next())
             self._metrics.unregistered.set(len(self._sessions) + len(self._groups))
@@ -156,7 +163,7 @@ class Locations:
             del self._sessions[session.session]
         there = [bool(self._hub.members_here(group)) for group in groups]
         live = [not session.ended for session in sessions]
-        commands: list[Command] = []
+        commands: list[Command] = []  # one for each group and session, then what has no effect on anyone's state
         for group, here in zip(groups, there, strict=True):
             key = f"{self._prefix}group:{group}:edges"
             name, value = self._config.name, str(self._incarnation)
@@ -171,8 +178,10 @@ class Locations:
         try:
             replies = await self._memory.pipeline(commands)
             for reply in replies:
-                if isinstance(reply, PartError):
+                if isinstance(reply, PartAway):
                     raise reply
+                if isinstance(reply, PartError):  # somebody wrote something else under this key: the others go on
+                    _log.error("a location cannot be written", error=reply.message)
         except PartError:
             self._groups.update(dict.fromkeys(groups))
             for session in sessions:
@@ -180,8 +189,36 @@ class Locations:
             raise
         for group, here, reply in zip(groups, there, replies, strict=False):
             self._group_written(group, here, reply)
+        new = [s for s, here in zip(sessions, live, strict=True) if here and not s.registered]
         for session, here, reply in zip(sessions, live, replies[len(groups) :], strict=False):
             self._session_written(session, here, reply)
+        await self._bury(new)
+
+    async def _bury(self, sessions: Sequence[Connection]) -> None:
+        """Remove what killed edges have left behind of these users: locations whose incarnation holds no lease. An edge
+        whose lease has only lapsed writes all of its own again when it renews."""
+        users = list({session.user for session in sessions})
+        tables = await self._memory.pipeline([("HGETALL", f"{self._prefix}loc:{user}") for user in users]) if users else []
+        others: list[tuple[int, bytes, str, str]] = []  # user, session, edge, incarnation
+        for user, table in zip(users, tables, strict=True):
+            for at in range(0, 0 if isinstance(table, PartError) else len(table), 2):
+                words = table[at + 1].decode().split(" ")
+                if len(words) < 2 or words[:2] != [self._config.name, str(self._incarnation)]:
+                    others.append((user, table[at], words[0], words[1] if len(words) > 1 else ""))
+        edges = list({edge for _, _, edge, _ in others})
+        if not edges:
+            return
+        (leases,) = await self._memory.pipeline([("MGET", *(f"{self._prefix}edge:{edge}" for edge in edges))])
+        if isinstance(leases, PartError):
+            raise leases
+        live = {edge: _incarnation_of(lease) for edge, lease in zip(edges, leases, strict=True)}
+        dead: list[Command] = [
+            ("HDEL", f"{self._prefix}loc:{user}", session)
+            for user, session, edge, incarnation in others
+            if live[edge] != incarnation
+        ]
+        if dead:
+            await self._memory.pipeline(dead)
 
     def _group_written(self, group: int, here: bool, reply: Any) -> None:
         lost = here and group in self._written and reply == 1
@@ -259,7 +296,7 @@ class Locations:
             self._sessions[session.session] = session
         self._groups.update(dict.fromkeys(self._hub.all_groups()))
         self._groups.update(dict.fromkeys(self._written))
-        self._wake.set()
+        self._changed()
 
     async def _sweep(self) -> None:
         """Assert every session and group again over `sweep_s`, a slice at a time."""
@@ -273,7 +310,7 @@ class Locations:
                         self._sessions.setdefault(session.session, session)
                 self._groups.update(dict.fromkeys(groups[i::slices]))
                 if self._sessions or self._groups:
-                    self._wake.set()
+                    self._changed()
 
     # ------------------------------------------------------------------ leaving
 
@@ -288,3 +325,13 @@ class Locations:
         (reply,) = await self._memory.pipeline([("EVAL", GIVE_UP, 1, self._lease_key, str(self._incarnation))])
         if isinstance(reply, PartError):
             raise reply
+
+
+def _incarnation_of(lease: bytes | None) -> str:
+    """Empty where there is no lease, or none that can be read."""
+    if lease is None:
+        return ""
+    try:
+        return str(json.loads(lease)["incarnation"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -16,7 +16,7 @@ import trio
 from chat.edge import login_sql, tokens
 from chat.edge.batcher import Batcher
 from chat.edge.context import Hub
-from chat.edge.guard import Guard
+from chat.edge.guard import Guard, Lane
 from chat.edge.login_sql import DeviceKey, People
 from chat.edge.tokens import Entry, Read, Tokens
 from chat.errors import ChatError, PartError, Unavailable
@@ -61,8 +61,11 @@ class Found(NamedTuple):
 
 
 class Logins:
-    def __init__(self, guard: Guard, history: History, tokens: Tokens, hub: Hub, now: Callable[[], int]) -> None:
+    def __init__(
+        self, guard: Guard, database: Lane, history: History, tokens: Tokens, hub: Hub, now: Callable[[], int]
+    ) -> None:
         self._guard = guard
+        self._database = database
         self._history = history
         self._tokens = tokens
         self._hub = hub
@@ -91,7 +94,7 @@ class Logins:
             stored = await self._stored([h for h in hashes if cached.get(h) is None])
             keys = {k for a in batch if (k := self._key(a, cached, stored)) is not None}
             checked = [h for h in hashes if h not in stored and isinstance(cached.get(h), Read)]
-            results = await self._guard.read(login_sql.statements(keys, checked)) if keys else []
+            results = await self._database.read(login_sql.statements(keys, checked)) if keys else []
         except PartError as error:
             log.info("logins_from_cache", count=len(batch), why=error.message)
             return [self._from_cache(a, cached, now) for a in batch]
@@ -114,7 +117,7 @@ class Logins:
     async def _stored(self, hashes: Sequence[bytes]) -> dict[bytes, login_sql.Token]:
         if not hashes:
             return {}
-        (result,) = await self._guard.read([tokens.select(hashes)])
+        (result,) = await self._database.read([tokens.select(hashes)])
         return login_sql.tokens_of(result)
 
     @staticmethod
@@ -190,7 +193,7 @@ class Logins:
             if used:
                 writes += login_sql.devices_used(used, now)
             if writes:
-                await self._guard.write(writes)
+                await self._database.write(writes)
         except PartError as error:
             log.warning("resumes_not_noted", why=error.message)
             for n, (asked, found) in enumerate(zip(batch, answers, strict=True)):
@@ -251,7 +254,7 @@ class Logins:
             while self._unchecked and not self._guard.away:
                 users = [self._unchecked.pop() for _ in range(min(AT_ONCE, len(self._unchecked)))]
                 try:
-                    (result,) = await self._guard.read([login_sql.groups(users)])
+                    (result,) = await self._database.read([login_sql.groups(users)])
                 except PartError:
                     self._unchecked.update(users)
                     break

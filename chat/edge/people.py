@@ -41,14 +41,14 @@ async def find_user(context: Context, session: Session, request: FindUser) -> Us
     if request.name is not None and not may_be_name(request.name):
         raise ChatError("not_found", "no such user")
     by, value = ("id", request.user) if request.name is None else ("name", request.name)
-    (result,) = await context.services.database.read([Statement(f"SELECT id, name FROM users WHERE {by} = %s", (value,))])
+    (result,) = await context.services.store.read([Statement(f"SELECT id, name FROM users WHERE {by} = %s", (value,))])
     if not result.rows:
         raise ChatError("not_found", "no such user")
     return UserReply(user=result.rows[0][0], name=result.rows[0][1])
 
 
 async def friends(context: Context, session: Session, request: Friends) -> FriendsReply:
-    (result,) = await context.services.database.read(
+    (result,) = await context.services.store.read(
         [
             Statement(
                 "SELECT f.other, u.name, f.state FROM friends f JOIN users u ON u.id = f.other WHERE f.user = %s"
@@ -102,7 +102,7 @@ async def friend_remove(context: Context, session: Session, request: FriendRemov
 async def block(context: Context, session: Session, request: Block) -> Ok:
     await _must_exist(context, session.user, request.user)
     now = context.clock.now()
-    await context.services.database.write(
+    await context.services.store.write(
         [
             Statement(
                 "INSERT INTO blocks (user, other, created_at) VALUES (%s, %s, %s)"
@@ -117,7 +117,7 @@ async def block(context: Context, session: Session, request: Block) -> Ok:
 
 async def unblock(context: Context, session: Session, request: Unblock) -> Ok:
     await _must_exist(context, session.user, request.user)
-    await context.services.database.write(
+    await context.services.store.write(
         [Statement("DELETE FROM blocks WHERE user = %s AND other = %s", (session.user, request.user))]
     )
     event = PresenceEvent(event="unblocked", user=request.user, by=session.user, at=context.clock.now())
@@ -128,7 +128,7 @@ async def unblock(context: Context, session: Session, request: Unblock) -> Ok:
 async def _must_exist(context: Context, me: int, other: int) -> None:
     if other == me:
         raise ChatError("bad_request", "that is yourself")
-    (result,) = await context.services.database.read([Statement("SELECT 1 FROM users WHERE id = %s", (other,))])
+    (result,) = await context.services.store.read([Statement("SELECT 1 FROM users WHERE id = %s", (other,))])
     if not result.rows:
         raise ChatError("not_found", "no such user")
 
@@ -137,7 +137,7 @@ async def _between(context: Context, me: int, other: int) -> tuple[str | None, b
     """My state towards him (friend, asked, asking or None), and whether he has blocked me."""
     if other == me:
         raise ChatError("bad_request", "that is yourself")
-    user, state, blocked = await context.services.database.read(
+    user, state, blocked = await context.services.store.read(
         [
             Statement("SELECT 1 FROM users WHERE id = %s", (other,)),
             Statement("SELECT state FROM friends WHERE user = %s AND other = %s", (me, other)),

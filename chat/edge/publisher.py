@@ -175,6 +175,8 @@ class EdgePublisher:
         queue.append((record, parcel, nth))
         self._bytes += len(record.value) + RECORD_OVERHEAD + (len(record.key) if record.key else 0)
         self._wake.set()
+        if self._idle.is_set():
+            self._idle = trio.Event()
 
     def put_keyed(self, topic: str, records: Sequence[Record]) -> None:
         """Records that nobody waits for, by their key (receipts, presence)."""
@@ -210,9 +212,7 @@ class EdgePublisher:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or under way."""
-        while self._bytes:
-            await self._idle.wait()
-            await trio.lowlevel.checkpoint()
+        await self._idle.wait()
 
     # ------------------------------------------------------------------ the cycle
 
@@ -225,7 +225,6 @@ class EdgePublisher:
                 self._idle.set()
                 self._wake = trio.Event()
                 await self._wake.wait()
-                self._idle = trio.Event()
             now = trio.current_time()
             if now < begun + linger:
                 await trio.sleep_until(begun + linger)

@@ -11,7 +11,7 @@ import trio
 from chat.config import EdgeConfig
 from chat.edge import tokens as token_sql
 from chat.edge.context import Clock, Hub, Publisher, Session
-from chat.edge.guard import Guard
+from chat.edge.guard import Guard, Lane
 from chat.edge.logins import Logins
 from chat.edge.passwords import Passwords
 from chat.edge.sync import Pages
@@ -26,12 +26,16 @@ from chat.records import PresenceEvent
 log = structlog.get_logger()
 
 DATABASE_S = 2.5  # a read is not waited for longer
+#: Calls at a time, so that a wave of one kind leaves the others their way.
+HANDLER_LANE, LOGIN_LANE, SYNC_LANE, EDGE_LANE = 4, 2, 3, 2
 PURGE_S = 3_600.0
 
 
 @dataclass(frozen=True)
 class Services:
-    database: Guard  # what handlers read and write by
+    guard: Guard
+    database: Lane  # for the other parts of the edge
+    store: Lane  # for handlers
     history: History
     browse: Browse
     passwords: Passwords
@@ -52,7 +56,7 @@ class Services:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """All background loops, until cancelled. Requests may be handled when it has started."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.database.run)
+            await nursery.start(self.guard.run)
             await nursery.start(self.logins.run)
             await nursery.start(self.pages.run)
             nursery.start_soon(self.watches.run)
@@ -83,16 +87,19 @@ def build(
 ) -> Services:
     """`prefix` is RedisConfig.prefix."""
     guard = Guard(database, seconds=DATABASE_S)
-    history = History(guard, publisher.partition, lambda: publisher.generation)
+    store, log_in = guard.lane(HANDLER_LANE), guard.lane(LOGIN_LANE)
+    history = History(guard.lane(SYNC_LANE), publisher.partition, lambda: publisher.generation)
     tokens = Tokens(memory, prefix, config.token_days)
     return Services(
-        database=guard,
+        guard=guard,
+        database=guard.lane(EDGE_LANE),
+        store=store,
         history=history,
-        browse=Browse(guard),
+        browse=Browse(store),
         passwords=Passwords(config.hashers),
         tokens=tokens,
-        logins=Logins(guard, history, tokens, hub, clock.now),
+        logins=Logins(guard, log_in, history, tokens, hub, clock.now),
         pages=Pages(history, too_old_messages=config.too_old_messages, stream_days=config.stream_days),
-        watches=Watches(memory, guard, prefix),
+        watches=Watches(memory, store, prefix),
         now=clock.now,
     )

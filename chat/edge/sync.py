@@ -19,7 +19,7 @@ from chat.edge.batcher import Batcher
 from chat.edge.context import Context, Session
 from chat.edge.pages import Answer, Span, answer, fitting, is_in, nothing_known, sees, span_after, too_old
 from chat.errors import ChatError, PartError, Unavailable
-from chat.persist.history import History, Ids, Page, Row, Wanted
+from chat.persist.history import FIRST_ROWS, History, Ids, Page, Row, Wanted
 from chat.persist.queries import Interval
 from chat.protocol import LIMIT_MAX, MEMBERSHIP_KINDS, Fetch, Reply, Sync, decode_message, raw_list
 from chat.records import group_timeline, user_timeline
@@ -67,8 +67,12 @@ class Judged(NamedTuple):
     upto: int  # how far persist is
 
 
+_NOTHING = nothing_known(0)
+
+
 class Pages:
-    """Serves the syncs that are ready, many in one snapshot."""
+    """Serves the syncs that are ready, many in one snapshot. Most have missed little: all are looked up with a few rows
+    each, and those that have more once more, in a second snapshot, with as many as they want."""
 
     def __init__(self, history: History, *, too_old_messages: int, stream_days: int) -> None:
         self._history = history
@@ -99,21 +103,31 @@ class Pages:
             spans.append(span)
             wanted.append(self._wanted(ask, span, now))
         pages = await self._history.pages(wanted)
-        answers = [_answer(ask, span, page) for (ask, _), span, page in zip(batch, spans, pages, strict=True)]
-        far = [
-            n
-            for n, (page, (ask, _)) in enumerate(zip(pages, batch, strict=True))
-            if len(page.rows) > ask.limit and page.upto - ask.after > self._too_old
-        ]
-        if far:
-            probes = [wanted[n]._replace(limit=0, probe=self._too_old) for n in far]
-            probes = [w._replace(heads_since=batch[n][1] - self._stream_ms) for w, n in zip(probes, far, strict=True)]
-            for n, page in zip(far, await self._history.pages(probes), strict=True):
+        answers: list[Judged | Exception] = [Judged(_NOTHING, (), 0)] * len(batch)
+        longer: list[int] = []  # numbers of those that have more than was looked at
+        for n, ((ask, _), span, page) in enumerate(zip(batch, spans, pages, strict=True)):
+            if len(page.rows) > FIRST_ROWS and ask.limit > FIRST_ROWS:
+                longer.append(n)
+            elif len(page.rows) > ask.limit and page.upto - ask.after > self._too_old:
+                longer.append(n)
+            else:
+                answers[n] = _answer(ask, span, page)
+        if longer:
+            again = [self._longer(wanted[n], *batch[n], upto=pages[n].upto) for n in longer]
+            for n, page in zip(longer, await self._history.pages(again), strict=True):
                 ask = batch[n][0]
+                answers[n] = _answer(ask, spans[n], page)
                 if page.beyond:
                     old = too_old(page, end=ask.end, own=ask.group is None, me=ask.user)
                     answers[n] = Judged(old, page.stays, page.upto)
-        return list(answers)
+        return answers
+
+    def _longer(self, wanted: Wanted, ask: Ask, now: int, *, upto: int) -> Wanted:
+        """The whole page; and, where it is far behind, whether it is too far."""
+        wanted = wanted._replace(limit=ask.limit)
+        if upto - ask.after > self._too_old:
+            wanted = wanted._replace(probe=self._too_old, heads_since=now - self._stream_ms)
+        return wanted
 
     def _wanted(self, ask: Ask, span: Span | None, now: int) -> Wanted:
         span = span or Span(ask.after, ask.after)  # an empty range where there is nothing to see
@@ -121,7 +135,7 @@ class Pages:
             ask.timeline,
             span.above,
             span.below,
-            ask.limit,
+            min(ask.limit, FIRST_ROWS),
             member=None if ask.group is None else (ask.group, ask.user),
             heads_since=now - self._stream_ms if ask.fresh else None,
         )
@@ -187,15 +201,15 @@ def _synced(timeline: str, given: Answer) -> SyncedBytes:
 
 async def _stored_to_end(context: Context, timeline: str) -> int | None:
     """E, when persist has reached it or the time is over; None where Kafka does not tell it."""
-    database = context.services.database
-    if database.away:  # nobody's progress can be seen: come back soon, or be answered that nothing is known
+    guard = context.services.guard
+    if guard.away:  # nobody's progress can be seen: come back soon, or be answered that nothing is known
         with trio.move_on_after(AWAY_S):
-            await database.wait_mended()
+            await guard.wait_mended()
     try:
         end = (await context.progress.end([timeline]))[timeline]
     except (PartError, Unavailable):
         return None
-    if not database.away:
+    if not guard.away:
         await context.progress.reached({timeline: end}, context.config.sync_wait_ms / 1_000)
     return end
 
@@ -248,7 +262,7 @@ async def fetch(context: Context, session: Session, request: Fetch) -> FetchedBy
     except PartError:
         return FetchedBytes(messages=msgspec.Raw(b"[]"), void=[], pending=seqs)
     visible = [r for r in found.rows if member is None or sees(found.stays, r.position)]
-    frames = fitting(visible, len(visible))
+    frames = fitting([r for r in visible if r.body], len(visible))
     given = {r.seq for r in visible[: len(frames)]}
     unsent = {r.seq for r in visible[len(frames) :]}
     whole = end is not None and found.upto >= end

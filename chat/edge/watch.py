@@ -240,7 +240,7 @@ async def friends_among(database: Database, user: int, users: Collection[int]) -
 
 async def watch(context: Context, session: Session, request: Watch) -> Presence:
     users = list(dict.fromkeys(request.users))
-    strangers = set(users) - await friends_among(context.services.database, session.user, users)
+    strangers = set(users) - await friends_among(context.services.store, session.user, users)
     if strangers:
         raise ChatError("forbidden", f"user {min(strangers)} is not your friend")
     watches = context.services.watches

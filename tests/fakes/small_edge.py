@@ -112,6 +112,7 @@ class SmallEdge:
         self.groups: dict[int, set[int]] = {}  # user → his groups at log-in
         self.cursors: dict[str, int] = {}
         self.gate: trio.Event | None = None  # a `friends` request waits for it
+        self.friends: list[p.Friend] = []  # the answer of `friends`
         self._sessions = 0
         redis.scripts[RENEW] = _renew
         redis.scripts[GIVE_UP] = _give_up
@@ -149,7 +150,7 @@ class SmallEdge:
     async def _slow(self, context: Context, session: Session, request: p.Friends) -> p.FriendsReply:
         if self.gate is not None:
             await self.gate.wait()
-        return p.FriendsReply(friends=[])
+        return p.FriendsReply(friends=self.friends)
 
     async def _change(self, context: Context, session: Session, request: p.Block) -> p.Ok:
         if self.gate is not None:

@@ -225,3 +225,36 @@ async def test_what_came_before_the_end_still_has_its_answer() -> None:
             await raw.expect("ok", rid=2)
             await raw.expect("accepted", seq=0)
             await raw.goodbye(code)
+
+
+async def test_answers_that_fill_the_outbox_stop_the_reading_for_a_while_only() -> None:
+    async with small_edge(requests_burst=5_000, heartbeat_ms=60_000) as small:
+        raw = await small.client(1)
+        small.friends = [p.Friend(n, "x" * 100, "friend") for n in range(500)]
+        count = 200
+        async with trio.open_nursery() as nursery:
+
+            async def send_all() -> None:
+                for rid in range(count):
+                    await raw.send("friends", rid=rid)
+
+            nursery.start_soon(send_all)
+            conn = next(iter(small.edge.reactor.connections.values()))
+            await until(5, lambda: conn.paused)
+            for _ in range(count):
+                await raw.expect("friends")
+        await raw.alive()
+        assert not conn.paused
+
+
+async def test_a_fault_of_ours_ends_one_connection_and_not_the_edge() -> None:
+    async with small_edge() as small:
+        raw, other = await small.client(1), await small.client(2)
+
+        def fail(*_: object) -> None:
+            raise KeyError("a fault")
+
+        small.edge.clock.sent_at = fail  # type: ignore[assignment,method-assign]
+        await raw.send("send", to=1, stream=5, seq=0, text="x")
+        await raw.goodbye(2001)
+        await other.alive()

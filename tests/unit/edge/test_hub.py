@@ -3,9 +3,11 @@
 import json
 
 import msgspec
+import pytest
 import trio
 
 from chat import protocol as p
+from chat.errors import SetupError
 from chat.records import (
     Delivery,
     DeliveryBatch,
@@ -17,6 +19,7 @@ from chat.records import (
     pack_deliveries,
     presence_record,
 )
+from tests.fakes.redis import FakeRedis
 from tests.fakes.small_edge import TOPICS, SmallEdge, small_edge, text, until
 
 
@@ -261,3 +264,34 @@ async def test_a_block_takes_effect_wherever_the_blocked_one_is() -> None:
         await ann.expect("error", code="blocked")
         tell(small, event="unblocked", user=1, by=2)
         await until(2, lambda: not small.edge.hub.blocked_by(1))
+
+
+async def test_what_a_killed_edge_left_behind_is_removed_when_its_users_come_back() -> None:
+    async with small_edge() as small:
+        small.redis.execute("SET", "edge:other", '{"incarnation": 77, "address": "x:1"}')
+        small.redis.execute(
+            "HSET", "loc:1", "alive", "other 77 device-8", "dead", "other 76 device-9", "gone", "third 5 device-7"
+        )
+        small.redis.execute("HSET", "loc:1", "before", "edge-1 4 device-1")
+        ann = await small.client(1)
+        await until(2, lambda: set(redis_hash(small, "loc:1")) == {"alive", ann.logged_in["session"]})
+
+
+async def test_the_edge_ends_when_another_process_takes_its_name() -> None:
+    redis = FakeRedis()
+    with pytest.RaisesGroup(pytest.RaisesExc(SetupError, match="edge-1"), flatten_subgroups=True):
+        async with small_edge(redis=redis) as small:
+            ann = await small.client(1)
+            async with small_edge(redis=redis) as second:
+                assert second.edge.incarnation != small.edge.incarnation
+                await ann.closed()
+                await trio.sleep_forever()
+    assert str(second.edge.incarnation).encode() in redis.execute("GET", "edge:edge-1")
+
+
+async def test_a_key_of_another_kind_does_not_stop_the_others() -> None:
+    async with small_edge() as small:
+        small.redis.execute("SET", "loc:1", "nonsense")
+        await small.client(1)
+        await small.client(2)
+        assert redis_hash(small, "loc:2")
