@@ -16,7 +16,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.api import Request
 
 from chat.bridge.kafka_metadata import TopicsRequest
-from chat.bridge.link import Link
+from chat.bridge.link import Link, turn
 from chat.config import KafkaConfig
 from chat.records import TopicPartition
 
@@ -59,7 +59,7 @@ class Wire:
 
     async def ask(self, request: Request[Any]) -> Any:
         """The response. Cancelled or failed in the middle, the connection is closed."""
-        async with self._turn:
+        async with turn(self._turn):
             try:
                 await self.send(request)
                 return await self.receive()

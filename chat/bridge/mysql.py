@@ -26,6 +26,7 @@ import trio
 from pymysql.err import MySQLError
 
 from chat import sql
+from chat.bridge.link import turn
 from chat.bridge.loop import call
 from chat.config import MysqlConfig
 from chat.errors import BadData, Conflict, PartAway, PartError
@@ -138,11 +139,8 @@ class MysqlDatabase:
     async def _with_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         with mysql_errors():
             with trio.move_on_after(self._seconds):
-                await self._slots.acquire()
-                try:
+                async with turn(self._slots):
                     return await call(self._seconds, self._session, work)
-                finally:
-                    self._slots.release()
             raise TimeoutError("no free connection, or no answer in time")
 
     async def _session(self, work: Callable[[Connection], Awaitable[T]]) -> T:

@@ -20,7 +20,7 @@ import hiredis
 import structlog
 import trio
 
-from chat.bridge.link import Link
+from chat.bridge.link import Link, turn
 from chat.config import RedisConfig
 from chat.errors import BadData, PartAway, PartError
 from chat.ports import Command
@@ -107,7 +107,7 @@ class RedisMemory:
             return []
         deadline = trio.current_time() + self._seconds
         with trio.CancelScope(deadline=deadline):
-            async with self._slots:
+            async with turn(self._slots):
                 with trio.CancelScope(deadline=deadline, shield=True), redis_errors():
                     return await self._run(commands)
         raise PartAway("redis", f"no answer within {self._seconds:g} s")
