@@ -171,6 +171,11 @@ class Client:
         """Whoever takes `events()` has come back for more, and there is none."""
         return not self._events and self._waits_for_events
 
+    @property
+    def my_groups(self) -> list[int]:
+        """The groups whose messages are being read."""
+        return self._timelines.groups if self._timelines else []
+
     async def wait_connected(self) -> None:
         """Raises LoggedOut when it cannot be any more."""
         await self.wait_until(lambda: self.connected)

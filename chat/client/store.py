@@ -33,7 +33,7 @@ _PRUNE_EVERY: Final = 500
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (
-    timeline TEXT PRIMARY KEY, known INTEGER NOT NULL, fresh INTEGER NOT NULL
+    timeline TEXT PRIMARY KEY, known INTEGER NOT NULL, fresh INTEGER NOT NULL, active INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS expected (
     timeline TEXT, sender INTEGER, conversation TEXT, stream INTEGER, next INTEGER NOT NULL,
@@ -109,12 +109,14 @@ class Store:
 
     # -------------------------------------------------------------- readers and messages
 
-    def readers(self) -> dict[str, ReaderState]:
+    def readers(self) -> tuple[dict[str, ReaderState], set[str]]:
+        """The state of each, and which are at work: the others rest."""
         expected: dict[str, dict[StreamKey, int]] = {}
         for timeline, sender, conversation, stream, following in self._db.execute("SELECT * FROM expected"):
             expected.setdefault(timeline, {})[sender, conversation, stream] = following
-        rows = self._db.execute("SELECT timeline, known, fresh FROM readers")
-        return {t: ReaderState(known, expected.get(t, {}), bool(fresh)) for t, known, fresh in rows}
+        rows = self._db.execute("SELECT timeline, known, fresh, active FROM readers").fetchall()
+        states = {t: ReaderState(known, expected.get(t, {}), bool(fresh)) for t, known, fresh, _ in rows}
+        return states, {t for t, _, _, active in rows if active}
 
     def record(
         self,
@@ -123,7 +125,8 @@ class Store:
         resets: Mapping[str, ReaderState],
     ) -> list[Kept]:
         """One transaction: `messages` with their timelines; of the readers `changes` (the expected seqs that moved) and
-        `resets` (all that is known). Returns those messages that were not here before, with their numbers."""
+        `resets` (all that is known; they rest from now on). Returns those messages that were not here before, with their
+        numbers."""
         new: list[Kept] = []
         with self._transaction():
             for timeline, message in messages:
@@ -136,7 +139,8 @@ class Store:
             self._db.executemany("DELETE FROM expected WHERE timeline = ?", [(t,) for t in resets])
             states = {**changes, **resets}
             self._db.executemany(
-                "INSERT OR REPLACE INTO readers VALUES (?, ?, ?)", [(t, s.known, s.fresh) for t, s in states.items()]
+                "INSERT OR REPLACE INTO readers VALUES (?, ?, ?, ?)",
+                [(t, s.known, s.fresh, t not in resets) for t, s in states.items()],
             )
             self._db.executemany(
                 "INSERT OR REPLACE INTO expected VALUES (?, ?, ?, ?, ?)",

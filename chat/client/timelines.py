@@ -6,8 +6,9 @@ What one read from the socket brings is offered with `delivery` and ended with `
     2. the messages are shown;
     3. `ack` is due (coalesced, `ACK_EVERY` seconds apart), `sync` and `fetch` are asked.
 
-A group's reader begins when the user's own timeline (or the log-in, or a `resync`) says that he is a member, and rests
-when it says that he is not; who comes back begins fresh, from what he knows, since the streams went on without him.
+A group's reader begins when the user's own timeline, the log-in or a `resync` says that he is a member. It ends by the own
+timeline alone: the list of the log-in may be older than what is known from there. What was said before he left is still
+read, then the reader rests; who comes back begins fresh, from what he knows, since the streams went on without him.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Timelines:
         self._store = store
         self._show = show
         self._start_over = start_over
-        self._stored = store.readers()
+        self._stored, self._active = store.readers()
         self._readers: dict[str, TimelineReader] = {}
+        self._leaving: set[str] = set()  # left, but not yet read to the end
         self._resting: dict[str, ReaderState] = {}  # to be stored: left groups
         self._touched: set[str] = set()
         self._effects: list[Effect] = []
@@ -77,11 +79,9 @@ class Timelines:
     def connected(self, connection: Connection, nursery: trio.Nursery, opened: protocol.LoggedIn) -> None:
         """After each log-in. Its requests and the two loops live in `nursery`, which ends with the connection."""
         self._connection, self._nursery = connection, nursery
-        timelines = [self.own, *map(group_timeline, opened.groups)]
-        for timeline in [t for t in self._readers if t not in timelines]:
-            self._rest(timeline)
         now = trio.current_time()
-        for timeline in timelines:
+        # the own timeline first; `dict` keeps the order and drops repetitions
+        for timeline in dict.fromkeys([self.own, *map(group_timeline, opened.groups), *self._active, *self._readers]):
             self._do(timeline, self._reader(timeline).connected(now, opened.cursors.get(timeline)))
         nursery.start_soon(self._acknowledge)
         nursery.start_soon(self._tick)
@@ -113,13 +113,18 @@ class Timelines:
 
     def join(self, timeline: str) -> None:
         """The user is a member. Nothing happens where its reader is at work."""
-        if timeline not in self._readers and self._connection:
-            self._do(timeline, self._reader(timeline).connected(trio.current_time(), None))
+        now = trio.current_time()
+        if timeline in self._leaving:
+            self._leaving.remove(timeline)
+            self._do(timeline, self._readers[timeline].begin_again(now))
+        elif timeline not in self._readers and self._connection:
+            self._do(timeline, self._reader(timeline).connected(now, None))
 
     def leave(self, timeline: str) -> None:
-        """The user is no member any more."""
+        """The user is no member any more: its reader rests after one more whole answer."""
         if timeline in self._readers:
-            self._rest(timeline)
+            self._leaving.add(timeline)
+            self._do(timeline, self._readers[timeline].resync(trio.current_time()))
 
     def settle(self) -> None:
         """Carry out what has gathered. Showing may bring more (a join): so until nothing is left."""
@@ -161,6 +166,8 @@ class Timelines:
 
     def _rest(self, timeline: str) -> None:
         state = self._readers.pop(timeline).state()
+        self._leaving.discard(timeline)
+        self._active.discard(timeline)
         self._stored[timeline] = self._resting[timeline] = ReaderState(state.known, {}, fresh=True)
 
     def _timeline(self, message: Message) -> str:
@@ -170,14 +177,14 @@ class Timelines:
 
     async def _sync(self, ask: AskSync, connection: Connection, reader: TimelineReader | None) -> None:
         request = protocol.Sync(timeline=ask.timeline, after=ask.after, limit=PAGE, fresh=ask.fresh)
-        retry_after = 0.0
+        retry_after, last = 0.0, ask.timeline in self._leaving
         answer: protocol.Synced | None = None
         try:
             answer = await connection.ask(request, protocol.Synced)
         except ChatError as error:
             retry_after = error.fields.get("retry_after_ms", 0) / 1000
-            if error.code in ("forbidden", "not_found") and ask.timeline != self.own:
-                self.leave(ask.timeline)  # not a member (any more); a join notice begins it again
+            if error.code in ("forbidden", "not_found") and ask.timeline in self._readers and ask.timeline != self.own:
+                self._rest(ask.timeline)  # never was a member; a join notice begins it again
         except RequestTimeout:
             pass
         except ConnectionLost:
@@ -187,6 +194,9 @@ class Timelines:
         if reader is not None and self._current(reader, connection):
             now = trio.current_time()
             self._do(ask.timeline, reader.synced(answer, now) if answer else reader.sync_failed(now, retry_after))
+            self.settle()
+            if last and answer and answer.complete and ask.timeline in self._leaving:
+                self._rest(ask.timeline)
         self.settle()
 
     async def _fetch(self, ask: AskFetch, connection: Connection, reader: TimelineReader | None) -> None:

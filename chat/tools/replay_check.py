@@ -20,6 +20,7 @@ from chat.protocol import LIMIT_MAX
 from chat.tools.replay_run import Person, Replayed, Shown
 
 QUIET: Final = 15.0  # seconds without anything new before what is missing counts as lost
+MISSING_TOLD: Final = 10
 HISTORY_AT_ONCE: Final = 8
 KEPT_WITHIN: Final = 30.0  # seconds until what was accepted must be in the history
 
@@ -29,11 +30,13 @@ async def check(replayed: Replayed) -> dict[str, object]:
     lines, directs = _expected(replayed)
     await _all_shown(replayed, lines, directs)
     counts: Counter[str] = Counter(lost=0, doubled=0, disordered=0, unexpected=0)
+    missing: list[str] = []
     for number, person in enumerate(replayed.people):
-        _compare(counts, lines[number], person.lines)
-        _compare(counts, directs[number], person.direct)
+        for what, wanted, shown in (("line", lines[number], person.lines), ("direct", directs[number], person.direct)):
+            lost = _compare(counts, wanted, shown)
+            missing += [f"{what} {line} at {person.name} on {person.client.edge}" for line in lost]
     history = await _history(replayed, directs)
-    failed = sum(len(p.failed) for p in replayed.people)
+    failed = Counter(why for p in replayed.people for why in p.failed)
     edges = Counter(p.client.edge for p in replayed.people)
     return {
         "ok": not failed and not any(counts.values()) and not history["history_lost"] and not history["history_doubled"],
@@ -45,9 +48,10 @@ async def check(replayed: Replayed) -> dict[str, object]:
         "leaves": replayed.leaves,
         "to_show": sum(map(len, lines.values())) + sum(map(len, directs.values())),
         "shown": sum(len(p.lines) + len(p.direct) for p in replayed.people),
-        "failed": failed,
+        "failed": dict(failed),
         **counts,
         **history,
+        "missing": missing[:MISSING_TOLD],
         "seconds": round(replayed.seconds, 1),
     }
 
@@ -80,15 +84,18 @@ def _has_all(person: Person, lines: int, directs: int) -> bool:
     return len(person.lines) >= lines and len(person.direct) >= directs
 
 
-def _compare(counts: Counter[str], expected: Sequence[int], shown: Sequence[Shown]) -> None:
+def _compare(counts: Counter[str], expected: Sequence[int], shown: Sequence[Shown]) -> list[int]:
+    """Adds to the counts; returns the lines that are missing."""
     wanted, times = set(expected), Counter(s.line for s in shown)
-    counts["lost"] += sum(line not in times for line in wanted)
+    lost = [line for line in expected if line not in times]
+    counts["lost"] += len(lost)
     counts["doubled"] += sum(n - 1 for n in times.values())
     counts["unexpected"] += sum(line not in wanted for line in times)
     newest: dict[int, int] = {}
     for one in shown:  # one sender's lines keep their order
         counts["disordered"] += one.line < newest.get(one.sender, -1)
         newest[one.sender] = max(one.line, newest.get(one.sender, -1))
+    return lost
 
 
 # ------------------------------------------------------------------ history

@@ -18,7 +18,6 @@ import trio
 from chat import protocol
 from chat.client import events as ev
 from chat.client.connection import ConnectionLost, RequestTimeout
-from chat.client.outbox import Entry
 from chat.client.sdk import Client, LoggedOut
 from chat.client.store import Store
 from chat.errors import ChatError, SetupError
@@ -28,7 +27,8 @@ OPENING_AT_ONCE: Final = 8  # log-ins; each costs the cluster two password hashe
 OPENING_TIMEOUT: Final = 300.0
 UNACCEPTED: Final = 200  # lines under way at a time
 STEP_TIMEOUT: Final = 60.0
-TRIES: Final = 5  # of a join or a leave whose outcome is not known
+TRIES: Final = 8  # of a join or a leave whose outcome is not known
+DONE_ALREADY: Final = frozenset({"exists", "forbidden", "not_found"})  # what another try is told after one that worked
 
 
 class Person:
@@ -38,7 +38,7 @@ class Person:
         self.name = name
         self.lines: list[Shown] = []  # of the channel, in the order shown
         self.direct: list[Shown] = []
-        self.failed: list[Entry] = []
+        self.failed: list[str] = []  # why
         self.client = Client(
             [address], name, Store(":memory:"), password=secrets.token_urlsafe(12), register=True, label="replay-irc",
             listener=self._event,
@@ -51,7 +51,7 @@ class Person:
             shown = Shown(line if isinstance(line, int) else -1, event.message.sender, event.message.text)
             (self.direct if event.message.group is None else self.lines).append(shown)
         elif isinstance(event, ev.EntryChanged) and event.state == "failed":
-            self.failed.append(event.entry)
+            self.failed.append(event.why)
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ async def say_all(  # noqa: PLR0917
     first = [people[number].client.user for number in plan.first]
     group = await people[-1].client.create_group(channel[:64], first, open=True)
     replayed = Replayed(people, group)
+    async with trio.open_nursery() as settling:
+        for number in [*plan.first, len(people) - 1]:
+            settling.start_soon(_settled, people[number].client, group, True)
     progress(f"{len(people)} connections, group {group}, {len(plan.steps)} steps")
     began = time.monotonic()
     await _perform(plan, replayed, rate)
@@ -153,13 +156,34 @@ async def _perform(plan: Plan, replayed: Replayed, rate: float | None) -> None:
         await _accepted(people, 0)
         if isinstance(step, Join):
             await _insist(client, protocol.GroupJoin(group=group))
+            await _settled(client, group, True)
             members.add(step.person)
             replayed.joins += 1
         elif isinstance(step, Leave):
             await _insist(client, protocol.GroupLeave(group=group))
+            await _settled(client, group, False)
             members.discard(step.person)
             replayed.leaves += 1
     await _accepted(people, 0)
+
+
+async def _settled(client: Client, group: int, member: bool) -> None:
+    """Until the membership is stored: then any edge that the client comes to knows it. Raises SetupError."""
+    with trio.move_on_after(STEP_TIMEOUT):
+        while True:
+            try:
+                if (group in [g.group for g in await client.groups()]) is member:
+                    break
+            except (ConnectionLost, RequestTimeout):
+                pass  # asked again
+            except ChatError as error:
+                if not error.retriable:
+                    raise SetupError(f"groups: {error}") from None
+            await trio.sleep(0.05)
+        if member:  # and known to its present edge, or it would refuse
+            await client.wait_until(lambda: group in client.my_groups)
+        return
+    raise SetupError(f"the group of {client.name} was not settled within {STEP_TIMEOUT:g} s")
 
 
 async def _accepted(people: Sequence[Person], most: int) -> None:
@@ -180,6 +204,8 @@ async def _insist(client: Client, request: protocol.AnyRequest) -> None:
             await client.do(request)
             return
         except ChatError as error:
+            if attempt and error.code in DONE_ALREADY:
+                return
             if not error.retriable:
                 raise SetupError(f"{type(request).__name__}: {error}") from None
             problem = str(error)

@@ -67,6 +67,7 @@ class FakeEdge:
         self.swallow = 0
         self.refuse: list[str] = []
         self.accept = True
+        self.stale = False
         self.heartbeat_ms = 1000
         self._numbers = itertools.count(1)
         self._positions = itertools.count(1)
@@ -188,7 +189,7 @@ class FakeEdge:
                 other.out.close()
                 other.user = 0
         self.logins.append(how)
-        groups = [g for g, group in self.groups.items() if user in group["members"]]
+        groups = [g for g, group in self.groups.items() if user in group["members"] and not self.stale]
         timelines = [f"u{user}", *(f"g{g}" for g in groups)]
         new = (device, timelines[0]) not in self.cursors
         for timeline in timelines:

@@ -87,7 +87,7 @@ async def test_once_and_in_order(harm: str):
                         edge.swallow = 5
                     else:
                         edge.refuse = ["rate_limited", "unavailable"]
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             edge.lose_deliveries = False
             await alice.until(lambda: len(alice.client.sending) == 0)
             edge.resync()
@@ -166,6 +166,42 @@ async def test_groups_are_learned_from_the_own_timeline():
             await carol.until(lambda: "carol again" in carol.texts)
             assert len(carol.texts) == len(set(carol.texts))
             assert [m.name for m in await bob.client.members(group)] == ["alice", "bob", "carol"]
+
+
+async def test_what_was_said_before_leaving_is_still_read(tmp_path):
+    async with FakeEdge.serving() as edge:
+        alice, carol = Device(edge, "alice"), Device(edge, "carol", Store(tmp_path / "carol.sqlite"))
+        async with running(alice):
+            group = await alice.client.create_group("tea", open=True)
+            async with running(carol):
+                await carol.client.do(protocol.GroupJoin(group=group))
+                await carol.until(lambda: group in carol.client.my_groups and carol.client.caught_up)
+            carol.client.store.close()
+            for n in range(3):
+                alice.client.send_text(f"g{group}", f"{n}")
+            await alice.until(lambda: len(alice.client.sending) == 0)
+            again = Device(edge, "carol", Store(tmp_path / "carol.sqlite"))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(again.client.run)
+                await again.client.wait_connected()
+                await again.client.do(protocol.GroupLeave(group=group))
+                await again.until(lambda: group not in again.client.my_groups)
+                nursery.cancel_scope.cancel()
+            assert again.texts == ["0", "1", "2"]
+
+
+async def test_a_log_in_that_does_not_know_of_a_join_takes_no_group_away():
+    async with FakeEdge.serving() as edge:
+        alice, bob = Device(edge, "alice"), Device(edge, "bob")
+        async with running(alice, bob):
+            group = await alice.client.create_group("tea", [await alice.client.find_user("bob")])
+            await bob.until(lambda: group in bob.client.my_groups and bob.client.caught_up)
+            edge.stale = True
+            edge.cut()
+            await bob.until(lambda: sum(isinstance(e, ev.Connected) for e in bob.events) == 2)
+            await alice.until(lambda: sum(isinstance(e, ev.Connected) for e in alice.events) == 2)
+            alice.client.send_text(f"g{group}", "still here")
+            await bob.until(lambda: bob.texts == ["still here"])
 
 
 async def test_replaced_stays_away():

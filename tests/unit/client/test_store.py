@@ -56,7 +56,7 @@ def test_messages_and_states_go_together(tmp_path: Path):
     assert [kept.message.text for kept in new] == ["m0", "m1"]
     store.record([("u1", message(2, 9))], {"u1": ReaderState(9, {(2, "u2", 7): 3})}, {})
     store = reopened(store, path)
-    assert store.readers() == {"u1": ReaderState(9, {(2, "u2", 7): 3}, False)}
+    assert store.readers() == ({"u1": ReaderState(9, {(2, "u2", 7): 3}, False)}, {"u1"})
     assert [k.message.text for k in store.received_after(new[0].number)] == ["m1", "m2"]
     assert [m.text for m in store.newest("u2", 2)] == ["m1", "m2"]
 
@@ -80,7 +80,7 @@ def test_a_reset_forgets_the_streams():
     store = Store(":memory:")
     store.record([], {"g7": ReaderState(5, {(2, "g7", 7): 3, (3, "g7", 8): 1})}, {})
     store.record([], {}, {"g7": ReaderState(9, {}, True)})
-    assert store.readers() == {"g7": ReaderState(9, {}, True)}
+    assert store.readers() == ({"g7": ReaderState(9, {}, True)}, set())
 
 
 def test_a_failed_transaction_changes_nothing():
@@ -88,7 +88,7 @@ def test_a_failed_transaction_changes_nothing():
     with pytest.raises(sqlite3.Error):
         store.record([("u1", message(0, 5))], {"u1": ReaderState(object(), {})}, {})
     assert store.received_after(0) == []
-    assert store.readers() == {}
+    assert store.readers() == ({}, set())
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch):
