@@ -16,7 +16,7 @@ import trio
 from chat.edge import login_sql, tokens
 from chat.edge.batcher import Batcher
 from chat.edge.context import Hub
-from chat.edge.guard import Guard, Lane
+from chat.edge.guard import Lane
 from chat.edge.login_sql import DeviceKey, People
 from chat.edge.tokens import Entry, Read, Tokens
 from chat.errors import ChatError, PartError, Unavailable
@@ -61,10 +61,8 @@ class Found(NamedTuple):
 
 
 class Logins:
-    def __init__(
-        self, guard: Guard, database: Lane, history: History, tokens: Tokens, hub: Hub, now: Callable[[], int]
-    ) -> None:
-        self._guard = guard
+    def __init__(self, database: Lane, history: History, *, tokens: Tokens, hub: Hub, now: Callable[[], int]) -> None:
+        self._guard = database.guard
         self._database = database
         self._history = history
         self._tokens = tokens

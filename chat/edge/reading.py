@@ -210,12 +210,10 @@ async def conversations(context: Context, session: Session, request: Conversatio
     if request.before is not None:
         sent_at, name = unpack(request.before, "c", int, str)
         before = sent_at, name
-    direct = await browse.direct(me, before, LIMIT_DEFAULT + 1)
-    stays = await browse.stays(me)
-    inside: dict[int, list[Stay]] = {s.group: [] for s in stays if s.last == FOREVER}
+    direct, stays = await browse.overview(me, before, LIMIT_DEFAULT + 1)
+    inside: dict[int, list[Stay]] = {}
     for stay in stays:
-        if stay.group in inside:
-            inside[stay.group].append(stay)
+        inside.setdefault(stay.group, []).append(stay)
     in_groups, mine = await browse.groups_and_marks(me, inside, [name for _, name in direct])
     found = sorted([*direct, *(g for g in in_groups if before is None or g < before)], reverse=True)
     page = found[:LIMIT_DEFAULT]

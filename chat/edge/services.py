@@ -98,7 +98,7 @@ def build(
         browse=Browse(store),
         passwords=Passwords(config.hashers),
         tokens=tokens,
-        logins=Logins(guard, log_in, history, tokens, hub, clock.now),
+        logins=Logins(log_in, history, tokens=tokens, hub=hub, now=clock.now),
         pages=Pages(history, too_old_messages=config.too_old_messages, stream_days=config.stream_days),
         watches=Watches(memory, store, prefix),
         now=clock.now,

@@ -106,9 +106,8 @@ class Pages:
         answers: list[Judged | Exception] = [Judged(_NOTHING, (), 0)] * len(batch)
         longer: list[int] = []  # numbers of those that have more than was looked at
         for n, ((ask, _), span, page) in enumerate(zip(batch, spans, pages, strict=True)):
-            if len(page.rows) > FIRST_ROWS and ask.limit > FIRST_ROWS:
-                longer.append(n)
-            elif len(page.rows) > ask.limit and page.upto - ask.after > self._too_old:
+            cut = len(page.rows) > wanted[n].limit
+            if cut and (ask.limit > FIRST_ROWS or page.upto - ask.after > self._too_old):
                 longer.append(n)
             else:
                 answers[n] = _answer(ask, span, page)

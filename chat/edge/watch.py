@@ -114,12 +114,14 @@ class Watches:
                     break
 
     async def _look_again(self) -> None:
+        """A whole AGAIN_S after the event at least, two of them at most."""
+        due: set[int] = set()
         while True:
             await trio.sleep(AGAIN_S)
-            if self._later:
-                self._dirty |= self._later
-                self._later.clear()
+            if due:
+                self._dirty |= due
                 self._wake.set()
+            due, self._later = self._later, set()
 
     async def _check_leases(self) -> None:
         missed = False

@@ -76,17 +76,12 @@ class Browse:
 
     async def stays(self, user: int, group: int | None = None) -> list[Stay]:
         """The user's stays, of all groups or one, the newest first."""
-        where, args = ("", ()) if group is None else (" AND chat_group = %s", (group,))
-        (result,) = await self._database.read(
-            [
-                Statement(
-                    f"SELECT chat_group, from_position, to_position, joined_at FROM members WHERE user = %s{where}"
-                    " ORDER BY joined_at DESC, from_position DESC LIMIT %s",
-                    (user, *args, MOST_STAYS),
-                )
-            ]
-        )
-        ends = [(f"g{g}", last) for g, _, last, _ in result.rows if last is not None]
+        (result,) = await self._database.read([_stays(user, group)])
+        return await self._with_times(result.rows)
+
+    async def _with_times(self, rows: Sequence[tuple[Any, ...]]) -> list[Stay]:
+        """Stays with the times of their ends, which only the notices have."""
+        ends = [(f"g{g}", last) for g, _, last, _ in rows if last is not None]
         left: dict[tuple[str, int], int] = {}
         if ends:
             pairs = " OR ".join(["(timeline = %s AND position = %s)"] * len(ends))
@@ -100,7 +95,7 @@ class Browse:
             left = {(r[0], r[1]): r[2] + SKEW_MS for r in found.rows}
         return [
             Stay(g, first, last or FOREVER, joined_at - SKEW_MS, left.get((f"g{g}", last), NOT_HOT) if last else FOREVER)
-            for g, first, last, joined_at in result.rows
+            for g, first, last, joined_at in rows
         ]
 
     async def newest(self, sources: Sequence[Source], before: Before | None, each: int) -> tuple[list[Key], bool]:
@@ -150,19 +145,25 @@ class Browse:
 
     # ------------------------------------------------------------------ conversations
 
-    async def direct(self, user: int, before: tuple[int, str] | None, limit: int) -> list[tuple[int, str]]:
-        """(time of the last text, conversation) of the user's direct conversations, newest first."""
+    async def overview(
+        self, user: int, before: tuple[int, str] | None, limit: int
+    ) -> tuple[list[tuple[int, str]], list[Stay]]:
+        """(time of the last text, conversation) of the user's direct conversations, newest first; his stays in the groups
+        that he is in now."""
         where, args = ("", ()) if before is None else (_OLDER, (before[0], *before))
-        (result,) = await self._database.read(
+        direct, stays = await self._database.read(
             [
                 Statement(
                     "SELECT MAX(last_sent_at) AS newest, conversation FROM streams WHERE timeline = %s"
                     f" GROUP BY conversation {where} ORDER BY newest DESC, conversation DESC LIMIT %s",
                     (f"u{user}", *args, limit),
-                )
+                ),
+                _stays(user, None),
             ]
         )
-        return [(newest, conversation) for newest, conversation in result.rows]
+        inside = {r[0] for r in stays.rows if r[2] is None}
+        in_them = await self._with_times([r for r in stays.rows if r[0] in inside])
+        return [(newest, conversation) for newest, conversation in direct.rows], in_them
 
     async def groups_and_marks(
         self, user: int, groups: Collection[int], conversations: Collection[str]
@@ -218,6 +219,15 @@ class Browse:
 
 
 _OLDER: Final = "HAVING newest < %s OR (newest = %s AND conversation < %s)"
+
+
+def _stays(user: int, group: int | None) -> Statement:
+    where, args = ("", ()) if group is None else (" AND chat_group = %s", (group,))
+    return Statement(
+        f"SELECT chat_group, from_position, to_position, joined_at FROM members WHERE user = %s{where}"
+        " ORDER BY joined_at DESC, from_position DESC LIMIT %s",
+        (user, *args, MOST_STAYS),
+    )
 
 
 def _where(source: Source, before: Before | None) -> tuple[str, list[Any]]:

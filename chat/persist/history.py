@@ -13,11 +13,12 @@ from chat.persist.queries import OFFSETS, Ends, Interval, intervals, places, uni
 from chat.ports import Database, Result, Statement
 from chat.records import TopicPartition, splice_pos
 
-SMALL_PAGE: Final = 50  # rows; a larger page is cut by bytes in the database, or it might bring 30 MB
+FIRST_ROWS: Final = 8  # a page of no more rows needs no count of bytes
 PAGE_BYTES: Final = 1_000_000  # of bodies
 MAX_HEADS: Final = 12_000  # of a timeline: what fits a frame. Beyond: the least recently written are left out
 
 _COLUMNS = "position, sent_at, kind, sender, stream, seq, receipt, body"
+_JOINED = "m.position, m.sent_at, m.kind, m.sender, m.stream, m.seq, m.receipt"
 
 
 class Row(NamedTuple):
@@ -151,13 +152,16 @@ class History:
         ]
 
     async def find(self, ids: Ids) -> Found:
-        """The messages with these ids, as far as they are stored, with how far that is, in one snapshot."""
+        """The messages with these ids, as far as they are stored, with how far that is, in one snapshot. Those beyond the
+        bytes of a page have no body."""
         statements = [
             OFFSETS,
             Statement(
-                f"SELECT {_COLUMNS} FROM messages FORCE INDEX (by_stream) WHERE timeline = %s AND stream = %s"
-                f" AND seq IN ({places(ids.seqs)}) AND sender = %s AND conversation = %s",
-                (ids.timeline, ids.stream, *ids.seqs, ids.sender, ids.conversation),
+                f"SELECT {_JOINED}, IF(k.before_it <= {PAGE_BYTES}, m.body, X'') FROM (SELECT position, SUM(size) OVER"
+                " (ORDER BY position) - size AS before_it FROM (SELECT position, LENGTH(body) AS size FROM messages FORCE"
+                f" INDEX (by_stream) WHERE timeline = %s AND stream = %s AND seq IN ({places(ids.seqs)}) AND sender = %s"
+                " AND conversation = %s) s) k JOIN messages m ON m.timeline = %s AND m.position = k.position",
+                (ids.timeline, ids.stream, *ids.seqs, ids.sender, ids.conversation, ids.timeline),
             ),
         ]
         if ids.member is not None:
@@ -188,13 +192,12 @@ def _range(wanted: Wanted) -> tuple[str, tuple[Any, ...]]:
 
 def _page(n: int, wanted: Wanted) -> Statement:
     where, args = _range(wanted)
-    if wanted.limit <= SMALL_PAGE:
+    if wanted.limit <= FIRST_ROWS:
         return Statement(
             f"SELECT {n}, {_COLUMNS} FROM messages WHERE {where} ORDER BY position LIMIT %s", (*args, wanted.limit + 1)
         )
-    columns = ", ".join(f"m.{c}" for c in _COLUMNS.split(", "))
     return Statement(
-        f"SELECT {n}, {columns} FROM (SELECT position, SUM(size) OVER (ORDER BY position) - size AS before_it FROM"
+        f"SELECT {n}, {_JOINED}, m.body FROM (SELECT position, SUM(size) OVER (ORDER BY position) - size AS before_it FROM"
         f" (SELECT position, LENGTH(body) AS size FROM messages WHERE {where} ORDER BY position LIMIT %s) s{n}) k{n}"
         f" JOIN messages m ON m.timeline = %s AND m.position = k{n}.position WHERE k{n}.before_it <= {PAGE_BYTES}",
         (*args, wanted.limit + 1, wanted.timeline),

@@ -310,7 +310,7 @@ async def test_logout_while_mysql_is_away_holds(world: World, anna: int) -> None
     await world.ask(session, p.Logout())
     await expired(world, first.token)
     world.database.away = False
-    await world.services.database.wait_mended()
+    await world.services.guard.wait_mended()
     await expired(world, first.token)
     assert world.memory.expires[key_of(first.token)] - trio.current_time() > 29 * 86_400
     session, _ = await world.login("anna")

@@ -108,7 +108,7 @@ async def test_mysql_away_says_nothing_and_is_found_back(world: World, pair: tup
     reply = await world.ask(bert, p.Fetch(sender=anna.user, to=bert.user, stream=1, seqs=[0]))
     assert (reply.messages, reply.void, reply.pending) == ([], [], [0])
     world.database.away = False
-    await world.services.database.wait_mended()
+    await world.services.guard.wait_mended()
     assert (await world.sync(bert, f"u{bert.user}")).complete
 
 

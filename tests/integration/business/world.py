@@ -241,7 +241,9 @@ class World:
 
     async def ask(self, session: Session, request: p.Request) -> Any:
         """The answer as a client reads it; None where there is none. Raises ChatError, PartError."""
-        reply = await HANDLERS[type(request)].run(self.context, session, request)
+        found = HANDLERS[type(request)].run(self.context, session, request)
+        assert isinstance(found, Awaitable)
+        reply = await found
         if reply is None:
             return None
         assert isinstance(reply, Frame)
