@@ -223,7 +223,7 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = PATIE
         while True:
             if await condition():
                 return
-            await trio.sleep(0.05)
+            await trio.sleep(0.02)
 
 
 async def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
