@@ -19,6 +19,7 @@ from chat.tools.state import Chosen, State
 
 HOST: Final = "127.0.0.1"
 SERVERS: Final = ("kafka", "redis", "mariadb", "nginx")
+SHARED: Final = ("kafka", "redis", "mysql")
 #: The ports that each is known by; edges, routers and persists count up from theirs, number 1 being the next.
 KAFKA, CONTROLLER, REDIS, MARIADB = 19092, 19093, 16379, 13306
 EDGE, EDGE_PROXY, EDGE_METRICS, ROUTER_METRICS, PERSIST_METRICS = 7100, 7200, 7300, 7400, 7500
@@ -44,7 +45,7 @@ class Assembly:
         self._ports = Ports(self.chosen.ports, config.up.first_port, tell)
         self._mine = parts_wanted(config)
         self.config = self._effective(config)
-        self._settings = to_toml(settings_of(self.config, "chat up"), masked=False, sources=False)
+        self._settings = settings_of(self.config, "chat up")
 
     def _port(self, part: str, use: str, wanted: int) -> int:
         """The port of a part: chosen once, and looked at once per run until `release`, for then the part has it."""
@@ -131,12 +132,17 @@ class Assembly:
             address=address,
             command=command,
             folder=self._state.folder,
-            files={self._state.settings: self._settings},
+            settings=self._toml(role, *SHARED),
             stop_s=stop_s,
         )
 
+    def _toml(self, *sections: str) -> str:
+        """These sections, and what is in none."""
+        chosen = tuple(s for s in self._settings if len(s.path) == 1 or s.path[0] in sections)
+        return to_toml(chosen, masked=False, sources=False)
+
     def keep(self) -> Chosen:
-        """Write down what was chosen, and the settings."""
+        """Write down what was chosen, and the settings (not those of `chat up` itself)."""
         self._state.keep_chosen(self.chosen)
-        write_private(self._state.settings, self._settings)
+        write_private(self._state.settings, self._toml("edge", "router", "persist", "nginx", *SHARED))
         return self.chosen

@@ -33,6 +33,7 @@ class Part:
     folder: Path  # where it runs; made when missing
     environment: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[Path, str] = field(default_factory=dict)  # written, for the owner alone, before each start
+    settings: str = ""  # what else it reads at its start: with other settings it is not the same
     once: Once | None = None
     check: Check | None = None  # None: it tells by NOTIFY_SOCKET (see chat/notify.py)
     stop_s: float = 10.0  # after SIGTERM; then SIGKILL
@@ -41,7 +42,8 @@ class Part:
     def fingerprint(self) -> str:
         """Two descriptions with the same one run the same thing: a process of the one may be kept for the other."""
         files = sorted((str(path), text) for path, text in self.files.items())
-        return sha256(repr((self.command, sorted(self.environment.items()), files)).encode()).hexdigest()[:16]
+        what = (self.command, sorted(self.environment.items()), files, self.settings)
+        return sha256(repr(what).encode()).hexdigest()[:16]
 
 
 def write_files(part: Part) -> None:

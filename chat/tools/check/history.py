@@ -27,7 +27,8 @@ async def compare(ledger: Ledger, user: int, device: Device, within: float) -> i
         rows: list[tuple[str, int, int, int, int]] | None = None
         with trio.move_on_after(within):
             while True:
-                rows = await _read(device, conversation) or rows
+                found = await _read(device, conversation)
+                rows = rows if found is None else found
                 if rows is not None and ledger.complete(user, conversation, {row[0].split(" ", 1)[0] for row in rows}):
                     break
                 await trio.sleep(_AGAIN)

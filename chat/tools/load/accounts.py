@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from chat.errors import SetupError
+
+USERS_FILE: Final = "load-users.json"
 
 
 class Account(Struct):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from chat.tools.load.wire import Delivery, Synced
+from chat.tools.load.wire import Delivery, Synced, ack_frame
 
 KEPT: Final = 512  # deliveries kept while a sync is under way; more are left to the sync
 
@@ -67,6 +67,11 @@ class Chain:
             return None
         self.asked, self.wanted = True, False
         return self.known
+
+    def acknowledge(self) -> bytes:
+        """The `ack` frame for all that is known."""
+        self.acknowledged = self.known
+        return ack_frame(self.timeline, self.known)
 
     def failed(self) -> None:
         """The sync was answered by an error: it is needed still."""

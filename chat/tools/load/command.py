@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import click
 
-from chat.tools.load.accounts import load_accounts
+from chat.tools.load.accounts import USERS_FILE, load_accounts
+from chat.tools.load.bulk import prepare
 from chat.tools.load.cluster import Cluster, find_cluster
 from chat.tools.load.report import Report, as_text
 from chat.tools.load.run import LoadOptions, Run
 from chat.tools.load.scenarios import SCENARIOS
-
-USERS_FILE: Final = "load-users.json"
 
 _SUMMARY: Final = {
     "direct": "Direct messages between users that are all on line.",
@@ -140,3 +139,4 @@ def _say(line: str) -> None:
 
 for _name in SCENARIOS:
     load.add_command(_scenario(_name))
+load.add_command(prepare)

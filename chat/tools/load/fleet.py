@@ -13,7 +13,7 @@ from typing import Final
 from chat import protocol
 from chat.tools.load import wire
 from chat.tools.load.accounts import Account, Accounts
-from chat.tools.load.device import Device, State
+from chat.tools.load.device import READY, SYNCING, Device
 from chat.tools.load.histogram import Histogram
 from chat.tools.load.ledger import Ledger
 from chat.tools.load.reactor import Reactor
@@ -128,13 +128,13 @@ class Fleet:
         if self.on_ready is not None:
             self.on_ready(device)
 
-    def device_lost(self, device: Device, was: State, reason: str) -> None:
+    def device_lost(self, device: Device, was: int, reason: str) -> None:
         self._opened(device)
-        if was is State.READY:
+        if was == READY:
             self.ready -= 1
         if self._stopping or (device.leaving == 1000 and reason == "goodbye"):
             return
-        if was is State.READY:
+        if was == READY:
             self.losses[f"goodbye {device.leaving}" if device.leaving else reason] += 1
         device.gone_since = device.gone_since or monotonic()
         if 1000 <= device.leaving < 2000:
@@ -175,7 +175,7 @@ class Fleet:
         limit = self._interval * self._misses
         for device in self._slots[self._slot]:
             if device.sock is not None:
-                device.beat(now, self._interval, max(limit, 10.0) if device.state < State.SYNCING else limit)
+                device.beat(now, self._interval, max(limit, 10.0) if device.state < SYNCING else limit)
         self._slot = (self._slot + 1) % _SLOTS
         following = max(due + self._interval / _SLOTS, now - self._interval)  # at most one round is made up for
         self.reactor.at(following, lambda: self._beat(following))
@@ -196,7 +196,8 @@ class Fleet:
         for device in devices:
             if device.sock is not None:
                 device.leaving = 1000
-                device.write(device.acknowledgements() + wire.GOODBYE)
+                due = [chain for chain in device.chains.values() if chain.known > chain.acknowledged]
+                device.write(b"".join(chain.acknowledge() for chain in due) + wire.GOODBYE)
         for device in devices:
             if device.sock is not None:
                 device.lost("goodbye")
