@@ -75,9 +75,7 @@ def test_the_sample_has_all_of_it():
     assert any(isinstance(step, Say) and step.to is not None for step in found.steps)
 
 
-@pytest.mark.parametrize(
-    ("nick", "name"), [("|trey|", "r-_trey_-7"), ("Zoë", "r-zo_-7"), ("a" * 50, f"r-{'a' * 28}-7")]
-)
+@pytest.mark.parametrize(("nick", "name"), [("|trey|", "r-_trey_-7"), ("Zoë", "r-zo_-7"), ("a" * 50, f"r-{'a' * 28}-7")])
 def test_user_names(nick: str, name: str):
     assert user_name(nick, "r-", 7) == name
     assert len(name) <= 32
