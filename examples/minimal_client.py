@@ -3,7 +3,8 @@
     python minimal_client.py 127.0.0.1:7000 alice 'a password' alice.json
     bob: hello                       (lines on standard input are "name: text")
 
-The state file keeps what must survive: the device, how far each timeline is known, the next seqs, the outbox.
+The state file keeps what must survive: the device, how far each timeline is known, the next seqs. (The outbox is in memory
+here; a client that may be killed while sending keeps it on disk too.)
 """
 
 import json
@@ -19,11 +20,11 @@ import time
 class Client:
     def __init__(self, address, name, password, state_file, show):
         self.address, self.name, self.password, self.file, self.show = address, name, password, state_file, show
-        self.state = {"device": f"{random.getrandbits(64):016x}", "known": {}, "next": {}, "outbox": []}
+        self.state = {"device": f"{random.getrandbits(64):016x}", "known": {}, "next": {}}
         if os.path.exists(state_file):
             with open(state_file) as file:
                 self.state = json.load(file)
-        self.stream, self.seqs = random.getrandbits(48), {}  # a new run numbers on a new stream
+        self.stream, self.seqs, self.outbox = random.getrandbits(48), {}, []  # a new run numbers on a new stream
         self.lock, self.open, self.sock = threading.RLock(), True, None
         self.logged_in = threading.Event()
 
@@ -39,6 +40,7 @@ class Client:
     def connection(self):
         host, port = self.address.rsplit(":", 1)
         self.asked, self.rid, self.seen, self.busy, self.fresh, self.waiting = {}, 0, {}, set(), set(), {}
+        self.known = dict(self.state["known"])  # what is kept is less while something waits for a seq
         with socket.create_connection((host, int(port)), timeout=5) as self.sock:  # 5 s of silence: it is dead
             file = self.sock.makefile("rb")
             self.write(type="hello", version=1, client="minimal/1.0")
@@ -76,11 +78,11 @@ class Client:
             raise OSError(frame["message"])
         self.user = frame["user"]
         for timeline, cursor in frame["cursors"].items():
-            if timeline not in self.state["known"]:  # a device without its state begins at the cursor, with the heads
-                self.state["known"][timeline] = cursor
+            if timeline not in self.known:  # a device without its state begins at the cursor, with the heads
+                self.known[timeline] = cursor
                 self.fresh.add(timeline)
             self.sync(timeline)
-        for message in self.state["outbox"]:  # the same again, in order
+        for message in self.outbox:  # the same again, in order
             self.write(type="send", **message)
         self.heartbeat()
         self.logged_in.set()
@@ -99,8 +101,7 @@ class Client:
             key = json.dumps(to)
             self.seqs[key] = self.seqs.get(key, -1) + 1
             message = {**to, "stream": self.stream, "seq": self.seqs[key], "text": text}
-            self.state["outbox"].append(message)
-            self.save()
+            self.outbox.append(message)
             self.write(type="send", **message)
 
     def on_accepted(self, frame):
@@ -108,8 +109,7 @@ class Client:
             same = all(m.get(k) == frame.get(k) for k in ("to", "group", "stream"))
             return same and m["seq"] <= frame["seq"]
 
-        self.state["outbox"] = [m for m in self.state["outbox"] if not done(m)]
-        self.save()
+        self.outbox = [m for m in self.outbox if not done(m)]
 
     # ---- receiving
 
@@ -117,16 +117,17 @@ class Client:
         if timeline not in self.busy:
             self.busy.add(timeline)
             self.seen.setdefault(timeline, 0)
-            after, fresh = self.state["known"][timeline], timeline in self.fresh
+            after, fresh = self.known[timeline], timeline in self.fresh
             self.ask(lambda f: self.synced(timeline, f), type="sync", timeline=timeline, after=after, limit=500, fresh=fresh)
 
     def synced(self, timeline, frame):
         self.busy.discard(timeline)
         if frame["type"] == "error":
-            return self.later(1.0, self.sync, timeline)
+            self.later(1.0, self.sync, timeline)
+            return
         for message in frame["messages"]:
-            self.take(timeline, message)
-        self.know(timeline, frame["upto"] - 1)
+            if message["pos"] > self.known[timeline]:
+                self.take(timeline, message)
         if "heads" in frame:
             self.fresh.discard(timeline)
             mine = [key for key in self.state["next"] if key.startswith(timeline + " ")]
@@ -134,12 +135,13 @@ class Client:
                 del self.state["next"][key]
             for head in frame["heads"]:
                 self.state["next"][self.key(timeline, head)] = head["next"]
-        if not frame["complete"] or self.seen[timeline] > self.state["known"][timeline]:
+        self.know(timeline, frame["upto"] - 1)
+        if not frame["complete"] or self.seen[timeline] > self.known[timeline]:
             self.later(0 if frame["messages"] else 0.2, self.sync, timeline)
 
     def on_message(self, frame):
         timeline = f"g{frame['group']}" if "group" in frame else f"u{self.user}"
-        known = self.state["known"].setdefault(timeline, 0)
+        known = self.known.setdefault(timeline, 0)
         if timeline not in self.seen:
             self.fresh.add(timeline)  # a group that is new here
         if frame["pos"] <= known:
@@ -152,15 +154,22 @@ class Client:
             self.sync(timeline)
 
     def on_resync(self, frame):
-        for timeline in frame.get("timelines", list(self.state["known"])):
-            self.state["known"].setdefault(timeline, 0)
-            self.seen[timeline] = self.state["known"][timeline] + 1
+        for timeline in frame.get("timelines", list(self.known)):
+            if timeline not in self.known:
+                self.known[timeline] = 0
+                self.fresh.add(timeline)
+            self.seen[timeline] = self.known[timeline] + 1
             self.sync(timeline)
 
     def know(self, timeline, pos):
-        if pos > self.state["known"][timeline]:
+        self.known[timeline] = max(self.known[timeline], pos)
+        held = [m["pos"] for key, kept in self.waiting.items() if key.startswith(timeline + " ") for m in kept.values()]
+        pos = min([self.known[timeline], *(p - 1 for p in held)])
+        if pos > self.state["known"].get(timeline, -1) and timeline not in self.fresh:
             self.state["known"][timeline] = pos
-            self.save()
+            with open(self.file + ".new", "w") as file:
+                json.dump(self.state, file)
+            os.replace(self.file + ".new", self.file)
             self.write(type="ack", timeline=timeline, pos=pos)
 
     def key(self, timeline, m):  # (sender, conversation, stream) within a timeline
@@ -168,7 +177,8 @@ class Client:
 
     def take(self, timeline, message):
         if message["kind"] != "text":
-            return self.show(message)
+            self.show(message)
+            return
         key = self.key(timeline, message)
         waiting = self.waiting.setdefault(key, {})
         if key not in self.state["next"] and timeline in self.fresh:
@@ -177,7 +187,6 @@ class Client:
         self.unwait(key)
         if waiting:
             self.later(1.0, self.fetch, key, message)
-        return None
 
     def unwait(self, key):
         waiting, following = self.waiting[key], self.state["next"].get(key, 0)
@@ -202,13 +211,9 @@ class Client:
         while self.state["next"][key] in frame.get("void", ()):
             self.state["next"][key] += 1
             self.unwait(key)
+        self.know(key.split()[0], 0)
         if self.waiting[key]:
             self.later(1.0, self.fetch, key, message)
-
-    def save(self):
-        with open(self.file + ".new", "w") as file:
-            json.dump(self.state, file)
-        os.replace(self.file + ".new", self.file)
 
     def close(self):
         self.open = False
@@ -222,7 +227,7 @@ def main():
     for line in sys.stdin:
         name, text = line.rstrip("\n").split(": ", 1)
         client.ask(lambda frame, text=text: client.send(text, to=frame["user"]), type="find_user", name=name)
-    while client.state["outbox"]:
+    while client.outbox:
         time.sleep(0.05)
     client.close()
 
