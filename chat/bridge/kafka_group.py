@@ -51,8 +51,7 @@ class KafkaGroupConsumer:
             member = await self._joined()
             with member.polling():
                 while True:
-                    regained, self._regained = self._regained, frozenset()
-                    self._displace(regained & self._placed)  # sought by an offset from before the assignment
+                    self._displace(self._regained & self._placed)  # sought by an offset from before the assignment
                     try:
                         member.check()
                     except errors.KafkaError:
@@ -60,6 +59,7 @@ class KafkaGroupConsumer:
                         raise
                     records = self._fetcher.take(max_records)
                     if records or self._changed or trio.current_time() >= deadline:
+                        regained, self._regained = self._regained, frozenset()
                         self._changed = False
                         return Poll(self._owned, regained, records)
                     await self._wait(deadline)

@@ -105,6 +105,7 @@ class RedisMemory:
         if not commands:
             await trio.lowlevel.checkpoint()
             return []
+        await trio.lowlevel.checkpoint_if_cancelled()
         deadline = trio.current_time() + self._seconds
         with trio.CancelScope(deadline=deadline):
             async with turn(self._slots):

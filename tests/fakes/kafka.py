@@ -229,12 +229,12 @@ class FakeGroupConsumer:
             if not self._joined:
                 self._joined = True
                 self._kafka.join(self._group, self)
-            regained, self._regained = self._regained, frozenset()
-            for partition in regained:
+            for partition in self._regained:
                 self._positions.pop(partition, None)
             records = _take(self._kafka, self._positions, self._paused, max_records)
             seconds = deadline - trio.current_time()
             if records or self._changed or seconds <= 0:
+                regained, self._regained = self._regained, frozenset()
                 self._changed = False
                 return Poll(self._owned, regained, records)
             await self._kafka.news(seconds)
