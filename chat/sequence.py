@@ -114,8 +114,7 @@ class Sequences:
             if self.full:
                 return False
             gap = self._gaps[key] = _Gap(message, now)
-        elif seq in gap.waiting:  # by a fetch, or a duplicate in the log: the first copy holds
-            gap.held.setdefault(seq, pos)
+        elif seq in gap.waiting:  # by a fetch, or a duplicate in the log: what opened the gap holds back further
             return True
         elif self.full:
             return False

@@ -264,3 +264,12 @@ def test_heads_leave_a_gap_open_that_lies_below_them() -> None:
     effects = r.fetched(*KEY, fetched(void=(8,)), 1.0)
     assert seqs(effects) == [9]
     assert r.state() == ReaderState(12, {KEY: 10, (HIM, "u34", 6): 3}, False)
+
+
+def test_a_fetch_ends_with_its_connection() -> None:
+    r = reader()
+    r.delivery(text(12, 2, 10), 0.0)
+    assert fetches(r.tick(1.0)) == [(1,)]
+    r.connected(2.0, 10)
+    assert r.synced(answer(text(12, 2), upto=13), 2.0) == []
+    assert fetches(r.tick(3.0)) == [(1,)]
