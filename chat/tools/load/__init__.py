@@ -4,6 +4,7 @@
     accounts   the users it logs in as: names, tokens, kept in a file     bulk      many at once, straight into MySQL
     reactor    one epoll, timers, nothing else                            fleet     all connections: ramp, beats, returns
     device     one connection: opening, sending, receiving                chain   ◆ the recipient's rules for one timeline
+    frames     what a device does with each type of frame                 states    the steps of a connection
     ledger   ◆ sent, accepted, shown: lost, doubled, out of order         histogram ◆ latencies in constant memory
     wire     ◆ frames as bytes, decoded no further than needed            pace    ◆ the open loop: when the next is due
     process    CPU and memory of the servers, from /proc                  preflight  descriptors, ports, nginx's workers

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from chat import protocol
-from chat.errors import Goodbye
 from chat.protocol import encode, frame
 from chat.tools.load import wire
 from chat.tools.load.chain import Chain, Offer
+from chat.tools.load.frames import ON
 from chat.tools.load.ledger import Track
 from chat.tools.load.reactor import BROKEN, READ, WRITE
+from chat.tools.load.states import CONNECTING, GREETING, OFF, SYNCING
 
 if TYPE_CHECKING:
     from chat.tools.load.accounts import Account
@@ -30,10 +31,6 @@ _RECEIVE: Final = 1 << 16
 _CHOKED: Final = 1 << 18  # bytes that wait for the socket; above it nothing more is written
 _ANSWER_LIMIT: Final = 15.0  # seconds
 IP_BIND_ADDRESS_NO_PORT: Final = 24  # Linux; the socket module does not name it
-
-
-#: Where a device is. Plain numbers, since they are compared some ten thousand times a second.
-OFF, CONNECTING, GREETING, OPENING, SYNCING, READY = range(6)
 
 
 class Device:
@@ -122,7 +119,7 @@ class Device:
             if type(event) is wire.Delivery:
                 self._delivery(event, now // 1000)
             elif event is not None:
-                _ON[event.__class__](self, event, now // 1000)
+                ON[event.__class__](self, event, now // 1000)
                 if self.sock is None:
                     return
 
@@ -176,71 +173,6 @@ class Device:
             track.reconnected()
         self.fleet.device_lost(self, was, reason)
 
-    # -------------------------------------------------------------- opening
-
-    def _welcome(self, event: protocol.Welcome, now: int) -> None:
-        self.fleet.welcomed(event)
-        account = self.account
-        self.state = OPENING
-        if account.token:
-            self.write(frame(encode(protocol.Resume(token=account.token, device=account.device))))
-        elif account.user:
-            self._log_in()
-        else:
-            self.write(frame(encode(protocol.Register(name=account.name, password=self.fleet.accounts.secret))))
-
-    def _log_in(self) -> None:
-        account = self.account
-        request = protocol.Login(
-            name=account.name, password=self.fleet.accounts.secret, device=account.device, label="chat load"
-        )
-        self.write(frame(encode(request)))
-
-    def _registered(self, event: protocol.Registered, now: int) -> None:
-        self.account.user = event.user
-        self._log_in()
-
-    def _logged_in(self, event: protocol.LoggedIn, now: int) -> None:
-        account = self.account
-        account.user, account.token = event.user, event.token
-        self.state = SYNCING
-        if self.own is None:
-            self.own = self._chain(f"u{event.user}", event.cursors.get(f"u{event.user}", 0))
-        for group in event.groups:
-            if group not in self.group_chains:
-                self.group_chains[group] = self._chain(f"g{group}", event.cursors.get(f"g{group}", 0))
-        for chain in self.chains.values():
-            self._sync(chain)
-        for track in self.tracks:
-            self.flush(track)
-
-    def _chain(self, timeline: str, known: int) -> Chain:
-        return self.chains.setdefault(timeline, Chain(timeline, known))
-
-    def _error(self, event: protocol.Error, now: int) -> None:
-        rid = str(event.rid)
-        if event.stream is not None:
-            self._send_refused(event)
-        elif rid in self.chains:
-            self.chains[rid].failed()
-            self._sync(self.chains[rid])
-        elif rid in self.answers:
-            self.answers.pop(rid)(event)
-        elif event.code == "exists" and self.state == OPENING:
-            self._log_in()
-        elif event.code == "token_expired" and self.state == OPENING:
-            self.account.token = ""
-            self.lost("token_expired")
-        elif event.code == "bad_credentials" and self.account.user and self.state == OPENING:
-            self.account.user = 0  # the users file is of another cluster, or of one begun anew: register
-            self.fleet.accounts.groups.clear()
-            self.lost("unknown_here")
-        else:
-            self.fleet.fault(f"{event.code}: {event.message}")
-            if self.state == OPENING:
-                self.retry_after = (event.retry_after_ms or 0) / 1000
-                self.lost(event.code)
-
     # -------------------------------------------------------------- sending
 
     def flush(self, track: Track) -> None:
@@ -251,36 +183,22 @@ class Device:
             return  # a timer comes back to it
         self.write(b"".join(track.frames()))
 
-    def _accepted(self, event: protocol.Accepted, now: int) -> None:
-        try:
-            self.fleet.ledger.accepted(event.stream, event.seq, now)
-        except ValueError as error:
-            self.fleet.fault(str(error))
+    def flush_later(self, track: Track) -> None:
+        """When it is held no longer."""
 
-    def _send_refused(self, event: protocol.Error) -> None:
-        ledger, fleet = self.fleet.ledger, self.fleet
-        ledger.counts.refused[event.code] = ledger.counts.refused.get(event.code, 0) + 1
-        track = ledger.stream_track(event.stream or 0)
-        if track is None:
-            return
-        if not event.retriable:
-            fleet.fault(f"send refused for good, {event.code}: {event.message}")
-            return
-        seq = event.expected if isinstance(event.expected, int) else cast(int, event.seq)
-        pause = max((event.retry_after_ms or 0) / 1000, min(0.02 * 2**track.holds, 1.0))
-        first = not track.held_until or track.held_until <= monotonic()
-        track.refused(seq, monotonic() + pause)
-        if first:
-            self._flush_later(track)
-
-    def _flush_later(self, track: Track) -> None:
         def again() -> None:
             if track.held_until > monotonic():
-                self._flush_later(track)
+                self.flush_later(track)
             else:
                 self.flush(track)
 
         self.fleet.reactor.at(track.held_until + 0.001, again)
+
+    def ask(self, request: protocol.Request, then: Callable[[Any], None]) -> None:
+        """A request whose answer, or error, is given to `then`; nothing comes when the connection ends before."""
+        rid = request.rid = f"q{next(self.fleet.requests)}"
+        self.answers[rid] = then
+        self.write(frame(encode(request)))
 
     # -------------------------------------------------------------- receiving
 
@@ -295,9 +213,20 @@ class Device:
         elif offer is Offer.DROPPED:
             ledger.counts.wire_duplicates += 1
         else:
-            self._sync(chain)
+            self.sync(chain)
 
-    def _sync(self, chain: Chain) -> None:
+    def follow(self, timeline: str, known: int) -> Chain:
+        """The chain of a timeline; if it is new it begins at `known`."""
+        if timeline not in self.chains:
+            chain = self.chains[timeline] = Chain(timeline, known)
+            if timeline.startswith("g"):
+                self.group_chains[int(timeline[1:])] = chain
+            else:
+                self.own = chain
+        return self.chains[timeline]
+
+    def sync(self, chain: Chain) -> None:
+        """Ask for what is missing, if something is and nobody has asked yet."""
         after = chain.ask()
         if after is None:
             return
@@ -314,55 +243,11 @@ class Device:
 
         self.fleet.reactor.after(chain.pause, ask)
 
-    def _synced(self, event: wire.Synced, now: int) -> None:
-        chain = self.chains.get(event.timeline)
-        if chain is None or not chain.asked:
-            return
-        for message in chain.answer(event):
-            self.fleet.ledger.took(self.account.user, message, now)
-        self._sync(chain)
-        if self.state == SYNCING and all(c.synced for c in self.chains.values()):
-            self.state = READY
-            self.attempts = 0
-            self.fleet.device_ready(self)
-
     def resync(self) -> None:
         """Ask for everything once more, though nothing says that something is missing."""
         for chain in self.chains.values():
             chain.hint()
-            self._sync(chain)
-
-    def _resync(self, event: protocol.Resync, now: int) -> None:
-        for timeline in self.chains if event.timelines is None else event.timelines:
-            chain = self.chains.get(timeline)
-            if chain is None:
-                if not timeline.startswith("g"):
-                    continue
-                chain = self.group_chains[int(timeline[1:])] = self._chain(timeline, 0)
-            chain.hint()
-            self._sync(chain)
-
-    # -------------------------------------------------------------- the rest
-
-    def ask(self, request: protocol.Request, then: Callable[[Any], None]) -> None:
-        """A request whose answer, or error, is given to `then`; nothing comes when the connection ends before."""
-        rid = request.rid = f"q{next(self.fleet.requests)}"
-        self.answers[rid] = then
-        self.write(frame(encode(request)))
-
-    def _answer(self, event: protocol.Ok | protocol.GroupReply, now: int) -> None:
-        then = self.answers.pop(str(event.rid), None)
-        if then is not None:
-            then(event)
-
-    def _goodbye(self, event: protocol.GoodbyeFrame, now: int) -> None:
-        self.leaving, self.retry_after = event.code, (event.retry_after_ms or 0) / 1000
-        if event.code != Goodbye.ASKED:
-            self.fleet.said_goodbye(event.code)
-        self.lost("goodbye")
-
-    def _ignore(self, event: Any, now: int) -> None:
-        """`moved`, `replaced`: the goodbye follows."""
+            self.sync(chain)
 
     def beat(self, now: float, interval: float, limit: float) -> None:
         """Once per heartbeat interval: say something, and see whether the edge still does."""
@@ -382,20 +267,3 @@ class Device:
             self.write(said)
         elif now - self.wrote >= interval * 0.9:
             self.write(wire.HEARTBEAT)
-
-
-_ON: Final[dict[type, Callable[[Device, Any, int], None]]] = {
-    protocol.Welcome: Device._welcome,
-    protocol.Registered: Device._registered,
-    protocol.LoggedIn: Device._logged_in,
-    protocol.Error: Device._error,
-    protocol.Accepted: Device._accepted,
-    wire.Synced: Device._synced,
-    protocol.Resync: Device._resync,
-    protocol.GoodbyeFrame: Device._goodbye,
-    protocol.Ok: Device._answer,
-    protocol.GroupReply: Device._answer,
-    protocol.Moved: Device._ignore,
-    protocol.Replaced: Device._ignore,
-    protocol.HeartbeatReply: Device._ignore,
-}

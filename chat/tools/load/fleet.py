@@ -13,10 +13,11 @@ from typing import Final
 from chat import protocol
 from chat.tools.load import wire
 from chat.tools.load.accounts import Account, Accounts
-from chat.tools.load.device import READY, SYNCING, Device
+from chat.tools.load.device import Device
 from chat.tools.load.histogram import Histogram
 from chat.tools.load.ledger import Ledger
 from chat.tools.load.reactor import Reactor
+from chat.tools.load.states import READY, SYNCING
 
 _SLOTS: Final = 50  # the heartbeat interval is cut into so many; each device beats in one
 _RAMP_TICK: Final = 0.02  # seconds

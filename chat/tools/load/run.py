@@ -150,16 +150,26 @@ class Run:
     def traffic(self, senders: Sequence[Device], *, rate: float, duration: float, warmup: float) -> None:
         """Messages at a rate, from each sender in turn; the part after the warm-up is measured."""
         self.phase("traffic")
+        begin = self.begin_traffic(senders, rate=rate, duration=warmup + duration, warmup=warmup)
+        self.wait(warmup)
+        with Measured(self):
+            self.wait(max(0.0, begin + warmup + duration - monotonic()))
+        self.end_traffic()
+
+    def begin_traffic(self, senders: Sequence[Device], *, rate: float, duration: float, warmup: float = 0.0) -> float:
+        """From now on, while other things are waited for. Returns when it began, monotonic seconds."""
         begin = monotonic_ns()
         self._senders, self._issued = list(senders), 0
         self.random.shuffle(self._senders)
-        self._pace = Pace(begin, rate, warmup + duration)
+        self._pace = Pace(begin, rate, duration)
         self.ledger.measure_from = begin // 1000 + int(warmup * 1e6)
         self.reactor.pace = self._issue
-        self.wait(warmup)
-        with Measured(self):
-            self.wait(max(0.0, (begin / 1e9) + warmup + duration - monotonic()))
-        self.until(lambda: self.reactor.pace is None, 5.0)
+        return begin / 1e9
+
+    def end_traffic(self) -> None:
+        """Wait until all of it is issued."""
+        while self._pace is not None and (due := self._pace.next_due) is not None:
+            self.until(lambda: self.reactor.pace is None, max(0.0, due / 1e9 - monotonic()) + 1.0)
         self._pace = self.reactor.pace = None
 
     def _issue(self, now: float) -> float | None:

@@ -1,4 +1,5 @@
-"""A log-in storm: many connections are cut, or a server is killed, and all come back with their tokens."""
+"""A log-in storm: many connections are cut, or a server is killed, and all come back with their tokens; with a rate, while
+messages go on."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def run(run: Run) -> None:
     run.connect(devices)
     if options.rate:
         pair(run, devices, devices, options.partners)
-        run.traffic(devices, rate=options.rate, duration=options.duration, warmup=0)
+        run.begin_traffic(devices, rate=options.rate, duration=options.duration)
+        run.wait(options.warmup)
     run.phase("storm")
     fleet.back = Histogram()
     began, before = monotonic(), sum(fleet.losses.values())
@@ -43,4 +45,6 @@ def run(run: Run) -> None:
     }
     if not back:
         run.report.failed.append(f"{len(devices) - fleet.ready} are not back after {_LIMIT:.0f} s")
+    run.phase("traffic")
+    run.end_traffic()
     run.settle()
