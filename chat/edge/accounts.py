@@ -164,6 +164,8 @@ async def _open(context: Context, session: Session, found: Found, token: str, to
         cursors=found.cursors,
     )
     await context.hub.open(session, opened)
+    if found.cached:
+        context.services.logins.check_later(found.user)
     return LoggedIn(
         user=found.user,
         name=found.name,

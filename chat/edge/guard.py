@@ -50,11 +50,6 @@ class Guard:
         """Until the database answers (at once where it is not known to be away)."""
         await self._mended.wait()
 
-    async def wait_opened(self) -> None:
-        """Until the database is found to be away."""
-        while not self.away:
-            await self._opened.wait()
-
     def refuse_if_away(self) -> None:
         if self.nursery is None or self.away:
             raise PartAway("mysql", "away")

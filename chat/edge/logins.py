@@ -7,6 +7,7 @@ written); such users are looked up again when MySQL is back.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ BATCHES: Final = 2
 WAITING: Final = 20_000
 LONGEST_S: Final = 20.0
 FRESH_MS: Final = 3_600_000  # an entry in Redis is written anew after this, and a device's time of last use
-UNCHECKED: Final = 20_000  # users that were let in while MySQL was away; more are not remembered
+UNCHECKED: Final = 200_000  # users that were let in while MySQL was away; more are not remembered
 
 
 class Banned(Exception):
@@ -58,6 +59,7 @@ class Found(NamedTuple):
     groups: frozenset[int]
     blocked_by: frozenset[int]
     cursors: Mapping[str, int]
+    cached: bool = False  # as Redis kept it; MySQL is away
 
 
 class Logins:
@@ -72,6 +74,7 @@ class Logins:
             self._serve, size=AT_ONCE, room=WAITING, workers=BATCHES, seconds=LONGEST_S, part="mysql"
         )
         self._unchecked: set[int] = set()
+        self._some_unchecked = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -238,23 +241,34 @@ class Logins:
         if isinstance(read, str) or read.entry.device != asked.device or read.entry.expires_at <= now:
             return ChatError("token_expired", "unknown, ended or expired token, or another device's")
         entry = read.entry
-        if len(self._unchecked) < UNCHECKED:
-            self._unchecked.add(entry.user)
         cursors = {user_timeline(entry.user): 0} | entry.cursors
         groups, blocked_by = frozenset(entry.groups), frozenset(entry.blocked_by)
-        return Found(entry.user, entry.name, entry.device, entry.expires_at, False, groups, blocked_by, cursors)
+        return Found(
+            entry.user, entry.name, entry.device, entry.expires_at, False, groups, blocked_by, cursors, cached=True
+        )  # fmt: skip
+
+    def check_later(self, user: int) -> None:
+        """He was let in by what Redis kept: his groups are to be looked up when MySQL is back."""
+        if len(self._unchecked) < UNCHECKED:
+            self._unchecked.add(user)
+        else:
+            log.warning("groups_not_checked", user=user)
+        self._some_unchecked.set()
 
     async def _check_again(self) -> None:
         """Groups of those let in by the cache, when MySQL is back: who was removed meanwhile must not go on reading."""
         while True:
-            await self._guard.wait_opened()
+            await self._some_unchecked.wait()
+            self._some_unchecked = trio.Event()
             await self._guard.wait_mended()
-            while self._unchecked and not self._guard.away:
+            while self._unchecked:
                 users = [self._unchecked.pop() for _ in range(min(AT_ONCE, len(self._unchecked)))]
                 try:
                     (result,) = await self._database.read([login_sql.groups(users)])
                 except PartError:
                     self._unchecked.update(users)
+                    self._some_unchecked.set()
+                    await trio.sleep(random.uniform(0.2, 0.6))
                     break
                 joins = login_sql.joins_of(result)
                 for user in users:

@@ -24,7 +24,7 @@ from chat.persist.queries import Interval
 from chat.protocol import LIMIT_MAX, MEMBERSHIP_KINDS, Fetch, Reply, Sync, decode_message, raw_list
 from chat.records import group_timeline, user_timeline
 
-SYNCS_AT_ONCE = 24  # in one snapshot
+SYNCS_AT_ONCE = 48  # in one snapshot
 SNAPSHOTS_AT_ONCE = 2
 SYNCS_WAITING = 8_192
 DAY_MS = 86_400_000
@@ -177,7 +177,8 @@ async def sync(context: Context, session: Session, request: Sync) -> SyncedBytes
                 raise ChatError("forbidden", "not a member of the group")
             return _synced(timeline, nothing_known(request.after))  # a join may be on its way
         if is_in(judged.stays) and group not in context.hub.groups_of(user):
-            await context.hub.join(user, group, tell=False)
+            # E was asked for before this edge is written down for the group: the hint makes the session sync once more
+            await context.hub.join(user, group)
     else:
         await follow_membership(context, user, given.rows)
         asked = [(r.position, r.sender, r.stream, r.seq) for r in given.rows if r.receipt and r.sender != user]

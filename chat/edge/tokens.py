@@ -14,9 +14,10 @@ from typing import Final, Literal
 
 import msgspec
 import structlog
+import trio
 from msgspec import Struct
 
-from chat.errors import PartError
+from chat.errors import PartAway, PartError
 from chat.persist.queries import places
 from chat.ports import Command, Memory, Statement
 
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 GONE: Final = "gone"
 DAY_MS: Final = 86_400_000
 PURGED_AT_ONCE: Final = 1_000
+AWAY_S: Final = 1.0  # Redis is left alone for reads after one that failed
 TOMBSTONE_MS: Final = DAY_MS  # longer than any reader can be between MySQL and its write-back
 
 #: KEYS: the entry. ARGV: what was read, what it becomes, its life in ms. Only what was read is replaced.
@@ -69,6 +71,7 @@ class Tokens:
         self._memory = memory
         self._prefix = f"{prefix}session:"
         self.life_ms = days * DAY_MS
+        self._away_until = 0.0  # trio's time: not everyone has to wait for a Redis that hangs
 
     def _key(self, token_hash: bytes) -> str:
         return self._prefix + token_hash.hex()
@@ -79,7 +82,13 @@ class Tokens:
 
     async def cached(self, hashes: Sequence[bytes]) -> list[Read | Literal["gone"] | None]:
         """What Redis knows of each. Raises PartError."""
-        replies = await self._memory.pipeline([("GET", self._key(h)) for h in hashes])
+        if trio.current_time() < self._away_until:
+            raise PartAway("redis", "away a moment ago")
+        try:
+            replies = await self._memory.pipeline([("GET", self._key(h)) for h in hashes])
+        except PartAway:
+            self._away_until = trio.current_time() + AWAY_S
+            raise
         found: list[Read | Literal["gone"] | None] = []
         for reply in replies:
             if not isinstance(reply, bytes):
@@ -96,6 +105,8 @@ class Tokens:
     async def keep(self, entries: Mapping[bytes, tuple[Read | None, Entry]]) -> None:
         """Write entries: new ones where there is none (a tombstone stays), others in exchange for what was read. Best
         effort: it is not the only copy."""
+        if trio.current_time() < self._away_until:
+            return
         commands: list[Command] = []
         for token_hash, (before, entry) in entries.items():
             key, life = self._key(token_hash), entry.expires_at - entry.at

@@ -256,7 +256,7 @@ async def test_a_member_unknown_to_the_hub_is_registered(world: World) -> None:
     world.hub.joins.clear()
     await world.sync(bert, f"g{group}")
     await world.sync(bert, f"g{group}")
-    assert world.hub.joins == [(bert.user, group, False)]
+    assert world.hub.joins == [(bert.user, group, True)]
 
 
 async def test_the_own_timeline_tells_of_groups_as_they_are_now(world: World) -> None:

@@ -87,7 +87,6 @@ async def test_a_read_that_hangs_is_not_waited_for(
         await lane.read(ASK)
     assert trio.current_time() - start == pytest.approx(1.0, abs=0.01)
     assert guard.away
-    await guard.wait_opened()
     await guard.wait_mended()
 
 
@@ -168,27 +167,3 @@ async def test_who_is_cancelled_leaves_no_turn_behind(autojump_clock: MockClock,
 async def test_before_it_runs_it_is_away(autojump_clock: MockClock, flaky: Flaky) -> None:
     with pytest.raises(PartAway):
         await Guard(flaky, seconds=1.0).lane(1).read(ASK)
-
-
-async def test_its_state_can_be_waited_for(
-    autojump_clock: MockClock, guard: Guard, lane: Lane, flaky: Flaky, nursery: trio.Nursery
-) -> None:
-    seen: list[str] = []
-
-    async def follow() -> None:
-        await guard.wait_opened()
-        seen.append("away")
-        await guard.wait_mended()
-        seen.append("back")
-
-    nursery.start_soon(follow)
-    await trio.sleep(1)
-    assert seen == []
-    flaky.error = PartAway("mysql", "refused")
-    with pytest.raises(PartAway):
-        await lane.read(ASK)
-    await trio.sleep(3)
-    assert seen == ["away"]
-    flaky.error = None
-    await trio.sleep(3)
-    assert seen == ["away", "back"]
