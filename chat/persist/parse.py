@@ -106,7 +106,7 @@ def _entry(partition: TopicPartition, generation: int, record: Consumed) -> Entr
     if timeline[0] == "g" and (group != owner or to is not None):
         raise _Unfit("does not belong into this group's timeline")
     conversation = conversation_of(timeline, message.sender, to, group)
-    receipt = any(name == RECEIPT_HEADER for name, _ in record.headers)
+    receipt = bool(record.headers) and any(name == RECEIPT_HEADER for name, _ in record.headers)
     pos = position(generation, record.offset)
     if message.kind != "text":
         return _notice(Entry(partition, record, timeline, pos, conversation, message, None, None, receipt), owner)
