@@ -62,6 +62,7 @@ class Persist:
         self._again: set[TopicPartition] = set()  # to be begun
         self._next: dict[TopicPartition, int] = {}  # next offset, as MySQL has it
         self._hole: dict[TopicPartition, int] = {}  # where a fetch left offsets out; told again, it is the log's
+        self._cut_short: set[TopicPartition] = set()  # a gap within what was fetched: begun anew behind what is stored
         self._moved: dict[TopicPartition, int] = {}  # since the last commit to Kafka
         self._commit_at = self._lag_at = 0.0
         self.ready = False
@@ -118,7 +119,8 @@ class Persist:
         done = await self._work.store(fetched)
         self._next |= done
         self._moved |= done
-        self._again |= fetched.keys() - done.keys()
+        self._again |= (fetched.keys() - done.keys()) | self._cut_short
+        self._cut_short.clear()
         self._metrics.transaction.observe(trio.current_time() - began)
         self._metrics.transaction_records.observe(sum(len(records) for _, records in fetched.values()))
         self._metrics.streams.set(len(self._heads))
@@ -177,6 +179,7 @@ class Persist:
             return ()
         for index in range(1, len(behind)):
             if behind[index].offset != behind[index - 1].offset + 1:
+                self._cut_short.add(partition)
                 return behind[:index]
         return behind
 

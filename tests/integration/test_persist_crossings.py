@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from chat.bridge import open_database
 from chat.config import MysqlConfig, PersistConfig
-from chat.errors import PartAway
+from chat.errors import PartAway, SetupError
 from chat.metrics import PersistMetrics
 from chat.persist import cycle
 from chat.persist.cycle import Persist
@@ -315,3 +315,67 @@ async def test_a_zombie_changes_nothing_and_buries_nothing(database: Database) -
 
 async def _never() -> None:
     raise AssertionError("nothing is out of range")
+
+
+# ------------------------------------------------------------------ what is away, what is missing
+
+
+async def test_kafka_away_and_back(database: Database) -> None:
+    kafka = a_log()
+    await place(database, kafka)
+    async with persist(kafka, database) as metrics:
+        await stored(kafka, database)
+        kafka.away = True
+
+        async def noticed() -> bool:
+            return bool(metrics.failures.labels("kafka")._value.get())
+
+        await until(noticed)
+        kafka.log(P).append(r.record for r in message_records(text(6, "6"), ["u2"]))
+        kafka.away = False
+        await stored(kafka, database)
+
+
+async def test_receipts_that_are_gone_are_passed_over_while_it_runs(database: Database) -> None:
+    kafka, where = a_log(), TopicPartition(TOPICS.receipts, 0)
+    await place(database, kafka)
+    kafka.log(where).trim(2)
+    async with persist(kafka, database):
+        await stored(kafka, database)
+    assert (await tables(database))["cursors"] == [(2, "device-two", "u2", 7)]
+
+
+async def test_messages_that_are_gone_unstored_end_it_by_name(database: Database) -> None:
+    kafka = a_log()
+    await place(database, kafka)
+    kafka.log(P).trim(2)
+    refusal = pytest.RaisesExc(SetupError, match=r"begins at offset 2.*UPDATE offsets")
+    with pytest.RaisesGroup(refusal, flatten_subgroups=True), trio.fail_after(30):
+        async with persist(kafka, database):
+            await trio.sleep_forever()
+
+
+async def test_offsets_left_out_are_asked_for_again_once(database: Database) -> None:
+    """As if a fetch had gone astray; and then as if the log itself had the hole."""
+    kafka = FakeKafka()
+    for topic in (TOPICS.messages, TOPICS.receipts, TOPICS.dead):
+        kafka.create(topic)
+    await place(database, kafka)
+    kafka.log(P).append(r.record for n in range(6) for r in message_records(text(n, str(n)), ["u2"]))
+    whole, read = kafka.read, 0
+
+    def astray(partition: TopicPartition, offset: int, most: int) -> list[Any]:
+        nonlocal read
+        found = whole(partition, offset, most)
+        if partition == P and found:
+            read += 1
+            if read == 1:
+                return found[2:]
+            return [r for r in found if r.offset != 4]
+        return found
+
+    kafka.read = astray  # type: ignore[method-assign]
+    async with persist(kafka, database):
+        await stored(kafka, database)
+    assert read > 2
+    assert [row[6] for row in (await tables(database))["messages"]] == [0, 1, 2, 3, 5]
