@@ -8,7 +8,7 @@ echo "kafka: fetching the jars with Maven" >&2
 rm -rf jars.new
 trap 'rm -rf jars.new' EXIT
 for try in 1 2 3; do
-    mvn -q -B dependency:copy-dependencies -DoutputDirectory="$PWD/jars.new" >&2 && break
+    mvn -q -B "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies" -DoutputDirectory="$PWD/jars.new" >&2 && break
     [ "$try" -lt 3 ] || { echo "kafka: Maven failed (see above); is a repository reachable?" >&2; exit 1; }
     sleep $((try * 2))
 done
