@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from chat.tools.load.accounts import load_accounts
 from chat.tools.load.cluster import find_cluster
 from chat.tools.load.command import load, run_load
+from chat.tools.load.hops import HOPS
 from chat.tools.load.report import Report
 from chat.tools.load.run import LoadOptions
 from tests.harness.cluster import Cluster
@@ -50,6 +51,7 @@ async def test_direct(cluster: Cluster, users_file: Path) -> None:
     assert 0 < report.delivery["p50_ms"] <= report.delivery["p99_ms"] <= report.delivery["max_ms"]
     assert {"edge", "router", "persist", "kafka", "mariadb", "redis", "nginx", "load"} <= set(report.cpu)
     assert report.cpu["all servers"]["us_a_message"] > 0
+    assert list(report.hops_ms) == list(HOPS.values())
     assert report.connections_lost == {}
 
 

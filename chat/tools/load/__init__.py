@@ -8,6 +8,7 @@
     ledger   ◆ sent, accepted, shown: lost, doubled, out of order         histogram ◆ latencies in constant memory
     wire     ◆ frames as bytes, decoded no further than needed            pace    ◆ the open loop: when the next is due
     process    CPU and memory of the servers, from /proc                  preflight  descriptors, ports, nginx's workers
+    hops       where the time goes, from the services' own metrics        cluster   what `chat up` runs here
     scenarios/ direct, group, idle, offline, storm
 
 It shares its machine with what it measures, so it has no task per connection and no library between it and the sockets.

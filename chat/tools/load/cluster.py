@@ -16,6 +16,7 @@ Address = tuple[str, int]
 class Cluster(NamedTuple):
     servers: Sequence[Server] = ()
     front: str = ""
+    metrics: Sequence[str] = ()  # host:port of each service's /metrics
 
     def server(self) -> Address:
         """nginx's address for clients. Raises SetupError where no cluster runs here."""
@@ -27,8 +28,11 @@ class Cluster(NamedTuple):
 
 def find_cluster(folder: Path) -> Cluster:
     """The cluster of this state folder; an empty one where none runs (its CPU and memory are then not measured)."""
-    found = State(folder).processes()
+    state = State(folder)
+    found = state.processes()
     if found is None:
         return Cluster()
     servers = [Server(e.role, e.name, e.pid) for e in (found.supervisor, *found.processes) if e.pid]
-    return Cluster(with_children(servers), found.front)
+    ports = state.chosen().ports
+    metrics = [f"127.0.0.1:{ports[use]}" for s in servers if (use := f"{s.name} metrics") in ports]
+    return Cluster(with_children(servers), found.front, metrics)

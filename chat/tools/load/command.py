@@ -101,7 +101,7 @@ def load() -> None:
 def run_load(options: LoadOptions, users_file: Path, cluster: Cluster, say: Callable[[str], None] | None = None) -> Report:
     """One run from pre-flight to report. Raises SetupError. Blocks; several at a time need processes of their own."""
     accounts = load_accounts(users_file)
-    run = Run(options, accounts, cluster.servers, say)
+    run = Run(options, accounts, cluster, say)
     try:
         run.check()
         run.begin_progress()

@@ -26,6 +26,7 @@ class Report(Struct, kw_only=True):
     counts: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)  # per second
     cpu: dict[str, dict[str, float]] = field(default_factory=dict)  # role → cores, µs a message
+    hops_ms: dict[str, float] = field(default_factory=dict)  # hop → mean; see hops.HOPS
     edge_bytes_per_connection: int | None = None
     connections_lost: dict[str, int] = field(default_factory=dict)  # by reason
     faults: dict[str, int] = field(default_factory=dict)
@@ -57,6 +58,7 @@ def as_text(report: Report) -> str:
         per = f", {cost['us_a_message']:6.1f} µs a message" if "us_a_message" in cost else ""
         per += f", {cost['us_a_delivery']:6.1f} µs a delivery" if "us_a_delivery" in cost else ""
         lines.append(f"  cpu {role:16} {cost['cores']:6.3f} cores{per}")
+    lines += [f"  hop {hop:38} {mean:8.2f} ms" for hop, mean in report.hops_ms.items()]
     if report.edge_bytes_per_connection is not None:
         lines.append(f"  edge memory          {report.edge_bytes_per_connection / 1024:.1f} KiB a connection")
     for title, numbers in (

@@ -16,8 +16,9 @@ from time import monotonic, monotonic_ns
 from typing import Any, Final
 
 from chat.errors import SetupError
-from chat.tools.load import preflight
+from chat.tools.load import hops, preflight
 from chat.tools.load.accounts import Accounts
+from chat.tools.load.cluster import Cluster
 from chat.tools.load.device import Device
 from chat.tools.load.fleet import Fleet, FleetOptions
 from chat.tools.load.histogram import Histogram
@@ -56,9 +57,9 @@ class LoadOptions:
 
 class Run:
     def __init__(
-        self, options: LoadOptions, accounts: Accounts, servers: Sequence[Server], say: Callable[[str], None] | None = None
+        self, options: LoadOptions, accounts: Accounts, cluster: Cluster, say: Callable[[str], None] | None = None
     ) -> None:
-        self.options, self.servers, self.say = options, list(servers), say
+        self.options, self.servers, self.metrics, self.say = options, list(cluster.servers), cluster.metrics, say
         self.reactor = Reactor()
         self.ledger = Ledger(randbits(47) & ~0xFFFFFF)  # room for a track's number below
         self.random = Random(options.seed)
@@ -75,6 +76,7 @@ class Run:
         self._senders: Sequence[Device] = ()
         self._pace: Pace | None = None
         self._phase = "starting"
+        self._hops: hops.Sums = {}
         self._said = (0, 0)
 
     # -------------------------------------------------------------- phases
@@ -158,9 +160,10 @@ class Run:
 
     def begin_traffic(self, senders: Sequence[Device], *, rate: float, duration: float, warmup: float = 0.0) -> float:
         """From now on, while other things are waited for. Returns when it began, monotonic seconds."""
-        begin = monotonic_ns()
         self._senders, self._issued = list(senders), 0
         self.random.shuffle(self._senders)
+        self._hops = hops.scrape(self.metrics)  # before and after, for it takes some milliseconds
+        begin = monotonic_ns()
         self._pace = Pace(begin, rate, duration)
         self.ledger.measure_from = begin // 1000 + int(warmup * 1e6)
         self.reactor.pace = self._issue
@@ -218,6 +221,7 @@ class Run:
             report.accepted = ledger.acceptance.summary()
         if self.lateness.count:
             report.lateness = self.lateness.summary()
+        report.hops_ms = hops.budget(self._hops, hops.scrape(self.metrics)) if counts.sent else {}
         report.connections_lost = dict(fleet.losses)
         report.faults = dict(fleet.faults)
         report.failed += [f"{getattr(counts, k)} {k}" for k in _WRONG if getattr(counts, k)]

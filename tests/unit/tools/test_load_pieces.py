@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from chat import protocol
 from chat.errors import SetupError
-from chat.tools.load import preflight, wire
+from chat.metrics import EdgeMetrics, PersistMetrics, RouterMetrics
+from chat.tools.load import hops, preflight, wire
 from chat.tools.load.accounts import load_accounts
 from chat.tools.load.pace import Pace
 from chat.tools.load.process import Server, cpu_between, usage, with_children
@@ -146,3 +149,30 @@ def test_the_report_in_both_forms() -> None:
     text = as_text(report)
     assert "FAILED: 1 lost" in text
     assert "0.500 cores" in text
+
+
+# ---------------------------------------------------------------- hops
+
+
+def test_the_budget_is_the_difference_of_two_looks() -> None:
+    metrics = EdgeMetrics()
+    looks = []
+    for delay in (5.0, 0.002, 0.004):
+        metrics.delay.observe(delay)
+        found: hops.Sums = {}
+        hops.add(generate_latest(metrics.registry).decode(), found)
+        looks.append(found)
+    assert hops.budget(looks[0], looks[2]) == {"sent to handed to the session": 3.0}
+    assert hops.budget(looks[2], looks[0]) == {}  # it was started anew
+    assert hops.budget({}, {}) == {}
+
+
+def test_every_hop_is_a_metric_that_exists() -> None:
+    text = "".join(generate_latest(m.registry).decode() for m in (EdgeMetrics(), RouterMetrics(), PersistMetrics()))
+    assert all(f"# TYPE {name} histogram" in text for name in hops.HOPS)
+
+
+def test_a_process_that_does_not_answer_is_left_out() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        assert hops.scrape([f"127.0.0.1:{silent.getsockname()[1]}"]) == {}
