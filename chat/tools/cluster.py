@@ -72,7 +72,7 @@ async def bring_up(state: State, loaded: Loaded, owner: int | None, testing: boo
 def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner: int | None) -> int:
     """A daemon: in a session of its own, with the settings in a file, so that neither flags nor environment matter. Its
     pid."""
-    state.logs.mkdir(parents=True, exist_ok=True)
+    state.make()
     before = state.processes()
     numbers = {**(before.wanted if before else {}), **given}  # one that died is followed in what it was asked for
     settings = tuple(

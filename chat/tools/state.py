@@ -79,6 +79,12 @@ class State:
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
+    def make(self) -> None:
+        """The folder, closed to others: it holds what people write to each other."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+
     # ---- chosen once
 
     def chosen(self) -> Chosen:
@@ -111,7 +117,7 @@ class State:
     @contextmanager
     def hold(self) -> Iterator[bool]:
         """For the supervisor's life. False: another one has it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make()
         with self._lock.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

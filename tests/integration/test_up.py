@@ -78,7 +78,7 @@ def test_a_second_up_changes_nothing(up: Cluster) -> None:
 
 
 def test_nothing_of_it_is_readable_by_others(up: Cluster) -> None:
-    for name in ("cluster.toml", "cluster.json", "mariadb/init.sql"):
+    for name in (".", "cluster.toml", "cluster.json", "mariadb/init.sql"):
         assert (up.folder / name).stat().st_mode & 0o077 == 0, name
 
 
