@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import sys
@@ -162,6 +163,8 @@ class Run:
         """From now on, while other things are waited for. Returns when it began, monotonic seconds."""
         self._senders, self._issued = list(senders), 0
         self.random.shuffle(self._senders)
+        gc.collect()
+        gc.freeze()  # thousands of devices are not to be gone through again and again in the middle of it
         self._hops = hops.scrape(self.metrics)  # before and after, for it takes some milliseconds
         begin = monotonic_ns()
         self._pace = Pace(begin, rate, duration)
@@ -232,6 +235,7 @@ class Run:
         return report
 
     def close(self) -> None:
+        gc.unfreeze()
         self.fleet.stop()
         self.reactor.close()
 
