@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 SERVICES: Final = ("edges", "routers", "persists")
 ROLES: Final = {"edges": "edge", "routers": "router", "persists": "persist"}
+#: nginx waits this long for the first edges.
+EDGES_S: Final = 15.0
 #: Exit code of a command whose server did not answer.
 UNREACHABLE: Final = 3
 #: A frozen service is given this long to stop when `now` was asked.
@@ -119,6 +121,9 @@ class Supervisor:
     # ------------------------------------------------------------------ up
 
     async def _bring_up(self, servers: Iterable[Part], front: Part | None) -> None:
+        for slot in self._slots.values():  # what was taken over is watched from now on
+            if slot.running:
+                self._start(slot.part.name)
         for part in servers:
             self._start(part.name)
         async with trio.open_nursery() as nursery:  # each as soon as its server is there
@@ -133,8 +138,9 @@ class Supervisor:
         self._prepared = True
         self._reconcile()
         if front:
-            for slot in [s for s in self._slots.values() if s.part.role == "edge"]:
-                await slot.ready.wait()
+            with trio.move_on_after(EDGES_S):  # it need not be told of each of them, if they come soon
+                for slot in [s for s in self._slots.values() if s.part.role == "edge"]:
+                    await slot.ready.wait()
             config, folder = self._assembly.config.nginx, self._state.folder / "nginx"
             if not (folder / "stream.conf").is_file():
                 write_stream(folder, config, frozenset())
@@ -288,18 +294,24 @@ class Supervisor:
         slots = sorted(self._slots.values(), key=lambda s: (order[s.part.role], len(s.part.name), s.part.name))
         services = {slot.part.name for slot in slots if slot.part.role in ROLES.values()}
         settled = services == {f"{ROLES[kind]}-{n}" for kind, count in self._wanted.items() for n in range(1, count + 1)}
-        self._state.keep_processes(
-            Processes(
-                boot=boot_id(),
-                front=self._assembly.config.nginx.listen,
-                wanted=self._wanted,
-                supervisor=Entry(
-                    name="supervisor", role="supervisor", address="", state="running", pid=me.identity.pid,
-                    started=me.identity.started,
-                ),
-                processes=[slot.entry() for slot in slots],
-                notes=self._notes,
-                failed=self._failed,
-                ready=settled and not self._restarting and all(slot.state == "running" for slot in slots),
-            )
-        )  # fmt: skip
+        processes = Processes(
+            boot=boot_id(),
+            front=self._assembly.config.nginx.listen,
+            wanted=self._wanted,
+            supervisor=Entry(
+                name="supervisor",
+                role="supervisor",
+                address="",
+                state="running",
+                pid=me.identity.pid,
+                started=me.identity.started,
+            ),
+            processes=[slot.entry() for slot in slots],
+            notes=self._notes,
+            failed=self._failed,
+            ready=settled and not self._restarting and all(slot.state == "running" for slot in slots),
+        )
+        try:
+            self._state.keep_processes(processes)
+        except OSError as error:  # a full disk: what runs must not suffer from it; it is written at the next change
+            log.error("state_not_written", error=str(error))

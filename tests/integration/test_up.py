@@ -159,6 +159,23 @@ def test_its_data_outlives_it(up: Cluster) -> None:
     assert (up.folder / "kafka" / "formatted").stat().st_mtime == formatted
 
 
+def test_nginx_render_tells_what_nginx_has(up: Cluster) -> None:
+    command = [sys.executable, "-m", "chat", "nginx", "render", "--config", str(up.state.settings)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout == (up.folder / "nginx" / "stream.conf").read_text()
+
+
+def test_down_ends_even_a_frozen_cluster(up: Cluster) -> None:
+    alive = [entry.identity for entry in up.processes.processes if entry.identity]
+    for name in ("supervisor", "edge-1", "redis"):
+        up.pause(name)
+    said = chat(up.folder, "down", "--now")
+    assert said.returncode == 0, said.stderr
+    assert not any(is_alive(identity) for identity in alive)
+    assert chat(up.folder, "up", "--first-port", "20000", "--owner", str(os.getpid()), "--no-selftest").returncode == 0
+
+
 def test_sigterm_to_the_supervisor_is_an_orderly_end(up: Cluster) -> None:
     alive = [entry.identity for entry in up.processes.processes if entry.identity]
     up.signal("supervisor", signal.SIGTERM)
