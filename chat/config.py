@@ -37,7 +37,7 @@ class MysqlConfig(Struct, frozen=True, kw_only=True):
     password: str = ""
     database: str = "chat"
     timeout_ms: int = 5_000  # for one crossing: connect, all statements
-    connections: int = 8
+    connections: int = 12  # what the edge's lanes add up to, and one to spare
 
 
 class EdgeConfig(Struct, frozen=True, kw_only=True):

@@ -14,10 +14,11 @@ that is not `text`; `r` (empty) where the sender asked for a receipt.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 from zlib import crc32
 
+import msgpack
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
@@ -187,7 +188,7 @@ def splice_pos(value: bytes, pos: int) -> bytes:
     return b'%b,"pos":%d}' % (value[:-1], pos)
 
 
-_pack = msgspec.msgpack.Encoder().encode
+_pack: Callable[[DeliveryBatch], bytes] = msgpack.Packer(use_bin_type=True).pack
 _unpack = msgspec.msgpack.Decoder(DeliveryBatch).decode
 
 
