@@ -9,7 +9,7 @@ run: setup
 	@$(BIN)/chat up
 
 test: setup-dev lint
-	$(PYTEST) -m "not chaos" -q --durations=10
+	$(PYTEST) -m "not chaos or short" -q --durations=10
 
 lint: setup-dev
 	$(BIN)/ruff check .

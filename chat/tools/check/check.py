@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from random import Random
@@ -26,13 +26,21 @@ _LATE: Final = 15.0  # seconds for what comes only after a new log-in
 _NEWCOMERS: Final = 0.15  # of the messages' turns, with churn: a new device appears (up to twice as many as at first)
 
 
+Watch = Callable[[Ledger, Sequence[Device]], None]
+
+
 async def check(
-    options: CheckOptions, *, disturb: Callable[[], Awaitable[None]] | None = None, say: Callable[[str], None] | None = None
+    options: CheckOptions,
+    *,
+    disturb: Callable[[], Awaitable[None]] | None = None,
+    say: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> CheckReport:
-    """Traffic for `options.duration`, and for as long as `disturb` goes on. Raises SetupError where the people cannot be
-    brought on line before the traffic. Cancel-safe; nothing is left but the users and what they wrote."""
+    """Traffic for `options.duration`, and for as long as `disturb` goes on. `watch` is called once, before the traffic, with
+    what is then written in as it happens: the ledger and the devices. Raises SetupError where the people cannot be brought
+    on line before the traffic. Cancel-safe; nothing is left but the users and what they wrote."""
     run = _Run(options, say or (lambda line: None))
-    return await run.all(disturb)
+    return await run.all(disturb, watch)
 
 
 class _Run:
@@ -49,7 +57,7 @@ class _Run:
         self.newcomers = 0
         self._count = 0
 
-    async def all(self, disturb: Callable[[], Awaitable[None]] | None) -> CheckReport:
+    async def all(self, disturb: Callable[[], Awaitable[None]] | None, watch: Watch | None) -> CheckReport:
         options = self.options
         try:
             with trio.fail_after(options.setup):
@@ -63,6 +71,8 @@ class _Run:
             except trio.TooSlowError:
                 raise SetupError(f"not all devices are on line after {options.setup:g} s") from None
             began = trio.current_time()
+            if watch is not None:
+                watch(self.ledger, self.devices)
             await self._traffic(nursery, disturb)
             ended = trio.current_time()
             await self._settle()
@@ -123,7 +133,8 @@ class _Run:
             for number in range(self.options.devices):
                 device = self._device(name, self.users[at], number)
                 assert device.screen is not None
-                nursery.start_soon(stay if not self.options.churn else self._churner(), device, self.random)
+                stays = not self.options.churn or at < self.options.steady
+                nursery.start_soon(stay if stays else self._churner(), device, self.random)
         await until(lambda: all(device.screen and device.screen.since is not None for device in self.devices))
         for device in self.devices:
             assert device.screen is not None
@@ -165,7 +176,7 @@ class _Run:
                 await trio.sleep_until(due)
                 self._compose()
                 if options.churn and self.random.random() < _NEWCOMERS / max(options.rate, 1) and self._room():
-                    at = self.random.randrange(len(self.names))
+                    at = self.random.randrange(min(self.options.steady, len(self.names) - 1), len(self.names))
                     device = self._device(self.names[at], self.users[at], 100 + self.newcomers)
                     self.newcomers += 1
                     nursery.start_soon(self._churner(), device, self.random)

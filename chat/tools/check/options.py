@@ -19,6 +19,7 @@ class CheckOptions:
     duration: float = 20.0  # seconds of traffic
     size: int = 60  # characters of text
     churn: bool = False  # devices come and go, some without a word; new ones appear
+    steady: int = 0  # with churn: the devices of so many users stay nevertheless
     settle: float = 60.0  # seconds in which everything has to be there after the traffic
     setup: float = 60.0  # seconds in which users and groups have to be there before
     seed: int = 1

@@ -1,0 +1,26 @@
+"""One cluster for all scenes, two of each service; each scene begins when it is whole again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.cluster import Cluster, run_cluster
+
+
+@pytest.fixture(scope="session")
+def harmed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    settings = {"up.edges": 2, "up.routers": 2, "up.persists": 2}
+    with run_cluster(tmp_path_factory.mktemp("chaos") / ".chat", settings) as found:
+        yield found
+
+
+@pytest.fixture
+async def harmed(harmed_cluster: Cluster) -> Cluster:
+    """Whole, whatever the scene before did to it."""
+    for entry in harmed_cluster.processes.processes:
+        if entry.identity is not None:
+            harmed_cluster.go_on(entry.name)
+    await harmed_cluster.until(lambda: harmed_cluster.processes.ready, 90)
+    return harmed_cluster

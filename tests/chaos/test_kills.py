@@ -1,0 +1,100 @@
+"""kill -9: of each part in turn, of two at once, of everything at once."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from tests.harness.cluster import Cluster
+from tests.harness.scene import PATIENCE, Played, Scene, play
+
+pytestmark = [pytest.mark.servers, pytest.mark.chaos]
+
+ROLES = {
+    "edge": ("edge-1",),
+    "router": ("router-1",),
+    "persist": ("persist-1",),
+    "kafka": ("kafka",),
+    "redis": ("redis",),
+    "mariadb": ("mariadb",),
+    "nginx": ("nginx",),
+}
+#: Of several, all.
+WHOLE = {"edges": ("edge-1", "edge-2"), "routers": ("router-1", "router-2"), "persists": ("persist-1", "persist-2")}
+
+
+async def killed(cluster: Cluster, name: str, parts: tuple[str, ...], section: str = "kills") -> Played:
+    async def cruel(scene: Scene) -> None:
+        await scene.back(scene.kill(*parts))
+        await scene.recovered()
+
+    return await play(cluster, name, cruel, section=section)
+
+
+def within(played: Played, seconds: float) -> None:
+    """What was late, by more than a second, has come by then. 0: nothing was late, so live chat never paused."""
+    last = played.recovery.last_s
+    assert last is None or last <= seconds * PATIENCE, played
+
+
+@pytest.mark.short
+async def test_an_edge(harmed: Cluster) -> None:
+    played = await killed(harmed, "an edge of two", ROLES["edge"])
+    within(played, 3)
+    back = played.recovery.back_s
+    assert back is not None
+    assert back <= 3 * PATIENCE, played
+
+
+@pytest.mark.short
+async def test_a_router(harmed: Cluster) -> None:
+    within(await killed(harmed, "a router of two", ROLES["router"]), 5)
+
+
+async def test_all_routers(harmed: Cluster) -> None:
+    within(await killed(harmed, "both routers", WHOLE["routers"]), 5)
+
+
+@pytest.mark.short
+async def test_a_persist(harmed: Cluster) -> None:
+    within(await killed(harmed, "a persist of two", ROLES["persist"]), 0)
+
+
+async def test_all_persists(harmed: Cluster) -> None:
+    within(await killed(harmed, "both persists", WHOLE["persists"]), 0)
+
+
+@pytest.mark.short
+async def test_redis(harmed: Cluster) -> None:
+    within(await killed(harmed, "Redis", ROLES["redis"]), 2)
+
+
+async def test_mariadb(harmed: Cluster) -> None:
+    within(await killed(harmed, "MariaDB", ROLES["mariadb"]), 0)
+
+
+async def test_kafka(harmed: Cluster) -> None:
+    played = await killed(harmed, "Kafka", ROLES["kafka"])
+    assert played.recovery.returned_s is not None
+    within(played, played.recovery.returned_s / PATIENCE + 10)
+
+
+async def test_nginx(harmed: Cluster) -> None:
+    played = await killed(harmed, "nginx", ROLES["nginx"])
+    within(played, 5)
+
+
+async def test_all_edges(harmed: Cluster) -> None:
+    within(await killed(harmed, "both edges", WHOLE["edges"]), 6)
+
+
+@pytest.mark.parametrize("pair", list(combinations(ROLES, 2)), ids=" and ".join)
+async def test_two_at_once(harmed: Cluster, pair: tuple[str, str]) -> None:
+    parts = tuple(part for role in pair for part in (WHOLE.get(f"{role}s") or ROLES[role]))
+    await killed(harmed, " and ".join(pair), parts, "two at once")
+
+
+async def test_everything_at_once(harmed: Cluster) -> None:
+    parts = tuple(entry.name for entry in harmed.processes.processes)
+    await killed(harmed, "everything at once", parts, "two at once")
