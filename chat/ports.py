@@ -119,6 +119,10 @@ class LogAdmin(Protocol):
         """The first offset with a timestamp at or after this many milliseconds; None: all are older."""
         ...
 
+    async def group_offsets(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        """What a consumer group has committed, asked from outside of it; None where there is nothing."""
+        ...
+
     async def topics(self) -> frozenset[str]:
         """The names of all topics, as they are now."""
         ...

@@ -9,11 +9,13 @@ from typing import Any, Final, TypeVar
 import trio
 from aiokafka import errors
 from aiokafka.protocol.admin import CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from chat.bridge.kafka_client import RETRY_SECONDS, kafka_errors, raise_for
 from chat.bridge.kafka_metadata import TopicsRequest, show_id
-from chat.bridge.kafka_wire import Brokers
+from chat.bridge.kafka_wire import Brokers, Wire
 from chat.config import KafkaConfig
 from chat.records import TopicPartition
 
@@ -30,6 +32,12 @@ UNSETTLED = (
     errors.UnknownTopicOrPartitionError,
     errors.NotLeaderForPartitionError,
     errors.LeaderNotAvailableError,
+)
+#: A group's coordinator is coming up, or has just moved.
+UNSETTLED_GROUP = (
+    errors.GroupLoadInProgressError,
+    errors.GroupCoordinatorNotAvailableError,
+    errors.NotCoordinatorForGroupError,
 )
 
 ByTopic = dict[str, list[tuple[int, int]]]
@@ -61,6 +69,9 @@ class KafkaLogAdmin:
     async def offsets_at(self, times: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int | None]:
         found = await self._bounded(self._offsets, times)
         return {p: None if offset < 0 else offset for p, offset in found.items()}
+
+    async def group_offsets(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        return await self._bounded(lambda wanted: self._committed(group, wanted), partitions)
 
     async def topics(self) -> frozenset[str]:
         return frozenset(name for name, _, _ in await self._bounded(self._describe, None))
@@ -117,6 +128,36 @@ class KafkaLogAdmin:
 
         await self._at_leaders(times, ask)
         return found
+
+    async def _committed(self, group: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
+        by_topic: dict[str, list[int]] = {}
+        for partition in partitions:
+            by_topic.setdefault(partition.topic, []).append(partition.partition)
+        settled = trio.current_time() + SETTLE_SECONDS
+        while True:
+            try:
+                wire = await self._coordinator(group)
+                answer = await wire.ask(OffsetFetchRequest(group, list(by_topic.items())))
+                raise_for(answer.error_code, group)
+                break
+            except UNSETTLED_GROUP:
+                if trio.current_time() >= settled:
+                    raise
+            await trio.sleep(RETRY_SECONDS)
+        found: dict[TopicPartition, int | None] = dict.fromkeys(partitions)
+        for topic, numbers in answer.topics:
+            for number, offset, _, code in numbers:
+                if code == _UNKNOWN_TOPIC:
+                    continue
+                raise_for(code, f"{topic}/{number}")
+                found[TopicPartition(topic, number)] = None if offset < 0 else offset
+        return found
+
+    async def _coordinator(self, group: str) -> Wire:
+        answer = await (await self._brokers.any()).ask(FindCoordinatorRequest(group, 0))
+        raise_for(answer.error_code, group)
+        await self._brokers.refresh(())  # who is which node
+        return await self._brokers.node(answer.coordinator_id)
 
     async def _delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         async def ask(node: int, by_topic: ByTopic) -> None:

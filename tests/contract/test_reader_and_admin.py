@@ -10,7 +10,7 @@ from chat.errors import BadData, PartAway
 from chat.ports import LogReader, NoSuchTopic, OutOfRange
 from chat.records import Consumed, Record, TopicPartition
 from tests.contract.conftest import AnyKafka
-from tests.contract.test_group import LIMIT, fill, poll_for_ever
+from tests.contract.test_group import LIMIT, fill, poll_for_ever, regain
 
 
 async def take(reader: LogReader, count: int) -> dict[TopicPartition, list[Consumed]]:
@@ -143,3 +143,17 @@ async def test_many_ask_at_once(kafka: AnyKafka) -> None:
     async with kafka.admin() as admin, trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(admin.end_offsets, [place])
+
+
+async def test_what_a_group_has_committed(kafka: AnyKafka) -> None:
+    topic = await kafka.topic(2)
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    missing = TopicPartition(f"{kafka.ns}.missing", 0)
+    await fill(kafka, [first], 3)
+    async with kafka.member([topic]) as member, kafka.admin() as admin:
+        assert await admin.group_offsets(kafka.ns, [first, second]) == {first: None, second: None}
+        await regain(member)
+        await member.seek({first: 0, second: 0})
+        await member.commit({first: 2})
+        assert await admin.group_offsets(kafka.ns, [first, second, missing]) == {first: 2, second: None, missing: None}
+        assert await admin.group_offsets(kafka.ns, []) == {}

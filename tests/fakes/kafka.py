@@ -341,6 +341,10 @@ class FakeLogAdmin:
         kafka = await self._ask()
         return {p: next((r.offset for r in kafka.log(p).records if r.timestamp >= t), None) for p, t in times.items()}
 
+    async def group_offsets(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int | None]:
+        known = (await self._ask()).committed.get(group, {})
+        return {p: known.get(p) for p in partitions}
+
     async def topics(self) -> frozenset[str]:
         return frozenset((await self._ask()).topics)
 
