@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from chat.client.outbox import Changes, Entry
 
 State = Literal["sending", "accepted", "delivered", "read", "failed"]
 KEPT: Final = 2_000
+NEWS_KEPT: Final = 10_000
 _RANK: Final = {"sending": 0, "accepted": 1, "delivered": 2, "read": 3, "failed": 4}
 
 
@@ -71,11 +72,13 @@ class Marks:
     def delivered(self, conversation: str, stream: int, seq: int) -> list[Own]:
         """The other end's device has what this stream has up to `seq`."""
         key = (conversation, stream)
+        _bound(self._delivered)
         self._delivered[key] = max(self._delivered.get(key, -1), seq)
         return self._sweep(conversation)
 
     def read(self, conversation: str, sent_at: int) -> list[Own]:
         """The other one has seen the conversation up to there."""
+        _bound(self._read)
         self._read[conversation] = max(self._read.get(conversation, 0), sent_at)
         return self._sweep(conversation)
 
@@ -107,3 +110,9 @@ class Marks:
             number = next(iter(self._by_id))
             entry = self._by_id.pop(number).entry
             self._by_seq.pop((entry.conversation, entry.stream, entry.seq), None)
+
+
+def _bound(news: dict[Any, int]) -> None:
+    """Forget the oldest: of a message that is not followed any more, most likely."""
+    while len(news) >= NEWS_KEPT:
+        del news[next(iter(news))]

@@ -12,6 +12,8 @@
 It reconnects by itself, with jittered back-off, and goes on where it was: what was composed is sent again, what was missed
 is read, and every message is shown once and in order. A conversation is `u34` (a user) or `g7` (a group).
 
+The requests about people and groups are in `requests.py`.
+
 Bounded: the outbox, the events that nobody has taken (above `MAX_EVENTS` nothing more is read from the socket until some
 are: so do not wait for a request in the loop that takes them), the requests under way.
 """
@@ -21,44 +23,36 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 from msgspec import UNSET
 
 from chat import protocol
 from chat.client import events as ev
-from chat.client.connection import REQUEST_TIMEOUT, Connection, ConnectionLost, Ended, RequestTimeout
+from chat.client.connection import Connection, ConnectionLost, Ended, RequestTimeout
 from chat.client.conversations import Conversations
 from chat.client.login import LogIn, Refused
 from chat.client.marks import Own
 from chat.client.outbox import Entry
+from chat.client.requests import LoggedOut, Requests
 from chat.client.sending import Sending
 from chat.client.store import Kept, Store
 from chat.client.timelines import Timelines
 from chat.errors import ChatError
-from chat.protocol import AnyEvent, AnyRequest, Extra, Message
+from chat.protocol import AnyEvent, Extra, Message
 from chat.records import conversation_of, group_timeline
+
+__all__ = ["Client", "LoggedOut"]
 
 MAX_EVENTS: Final = 10_000
 BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try; doubled each time
 BACKOFF_MAX: Final = 10.0
 STABLE: Final = 5.0  # a connection that lived as long begins the back-off anew
-NAME_TIMEOUT: Final = 2.0
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
-Reply = TypeVar("Reply", bound=protocol.Frame)
 
-
-class LoggedOut(Exception):
-    """The client has ended and does not come back by itself; `ended` says why."""
-
-    def __init__(self, ended: Ended) -> None:
-        super().__init__(str(ended))
-        self.ended = ended
-
-
-class Client:
+class Client(Requests):
     """One device of one user. `servers` are tried in turn. `listener`: gets every event at once instead of `events()`; it
     must not wait. `register`: make the account first, if it does not exist."""
 
@@ -66,12 +60,11 @@ class Client:
         self, servers: Sequence[str], name: str, store: Store, *, password: str | None = None, register: bool = False,
         label: str = "", listener: Callable[[ev.Event], None] | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(store)
         self.name = name
-        self.store = store
         self.user = int(store.get("user") or 0)
         self.edge = ""
         self.online: dict[int, bool] = {}
-        self.names = store.names()
         self.conversations = Conversations(self.user)
         self.sending = Sending(store, self._own_moved)
         self.finished: Ended | None = None
@@ -82,10 +75,8 @@ class Client:
         self._event_came, self._event_taken = trio.Event(), trio.Event()
         self._waits_for_events = False
         self._timelines: Timelines | None = None
-        self._connection: Connection | None = None
         self._changed = trio.Event()
         self._watched: list[int] = []
-        self._nameless: set[int] = set()
 
     # -------------------------------------------------------------- life
 
@@ -325,72 +316,6 @@ class Client:
         """A page, newest first."""
         return await self.ask(protocol.History(limit=limit, before=before, **_ends(conversation)), protocol.HistoryReply)
 
-    # -------------------------------------------------------------- requests
-
-    async def ask(self, request: AnyRequest, reply: type[Reply], within: float = REQUEST_TIMEOUT) -> Reply:
-        """`request`, waiting for a connection if there is none. Raises ChatError (refused), ConnectionLost, RequestTimeout,
-        LoggedOut; after the two in the middle the outcome is unknown."""
-        with trio.move_on_after(within):
-            await self.wait_connected()
-        if self._connection is None:
-            raise RequestTimeout("not connected")
-        return await self._connection.ask(request, reply, within)
-
-    async def do(self, request: AnyRequest) -> None:
-        """A request that is answered by `ok`."""
-        await self.ask(request, protocol.Ok)
-
-    async def find_user(self, name: str) -> int:
-        """Raises ChatError `not_found`."""
-        for known, known_name in self.names.items():
-            if known_name == name and known[0] == "u":
-                return int(known[1:])
-        found = await self.ask(protocol.FindUser(name=name), protocol.UserReply)
-        self._name({f"u{found.user}": found.name})
-        return found.user
-
-    async def user_name(self, user: int) -> str:
-        """The name of a user: known, or asked for in a short time, or made of the number."""
-        what = f"u{user}"
-        if what not in self.names and user not in self._nameless:
-            try:
-                found = await self.ask(protocol.FindUser(user=user), protocol.UserReply, NAME_TIMEOUT)
-                self._name({what: found.name})
-            except ChatError as error:
-                if not error.retriable and len(self._nameless) < MAX_EVENTS:
-                    self._nameless.add(user)
-            except (ConnectionLost, RequestTimeout, LoggedOut):
-                pass  # the next message of his asks again
-        return self.name_of(what)
-
-    async def friends(self) -> list[protocol.Friend]:
-        answer = await self.ask(protocol.Friends(), protocol.FriendsReply)
-        self._name({f"u{f.user}": f.name for f in answer.friends})
-        return answer.friends
-
-    async def groups(self) -> list[protocol.GroupInfo]:
-        answer = await self.ask(protocol.Groups(), protocol.GroupsReply)
-        self._name({f"g{g.group}": g.name for g in answer.groups})
-        return answer.groups
-
-    async def create_group(self, name: str, members: Sequence[int] = (), *, open: bool = False) -> int:
-        answer = await self.ask(protocol.GroupCreate(name=name, members=list(members), open=open), protocol.GroupReply)
-        self._name({f"g{answer.group}": answer.name})
-        return answer.group
-
-    async def members(self, group: int) -> list[protocol.Member]:
-        """All of them, page by page; at most 10,000."""
-        found: list[protocol.Member] = []
-        after: str | None = None
-        while len(found) < 10_000:
-            answer = await self.ask(protocol.GroupMembers(group=group, after=after), protocol.MembersReply)
-            found += answer.members
-            after = answer.next
-            if after is None:
-                break
-        self._name({f"u{m.user}": m.name for m in found})
-        return found
-
     async def watch(self, users: Sequence[int]) -> dict[int, bool]:
         """Follow who of these is on line, also after a reconnect."""
         self._watched = list(users)
@@ -398,17 +323,7 @@ class Client:
         self._presence(answer)
         return {u.user: u.online for u in answer.users}
 
-    # -------------------------------------------------------------- names
-
-    def name_of(self, what: str) -> str:
-        """Of `u34` or `g7`; what has no known name shows as its number."""
-        return self.names.get(what) or (f"user-{what[1:]}" if what[0] == "u" else f"group-{what[1:]}")
-
-    def _name(self, names: dict[str, str]) -> None:
-        new = {k: v for k, v in names.items() if self.names.get(k) != v}
-        if new:
-            self.names |= new
-            self.store.put_names(new)
+    # -------------------------------------------------------------- after each log-in
 
     async def _refresh(self, connection: Connection) -> None:
         """After each log-in: what is kept as state, and the names that are needed to show it."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import trio
 
 from chat.client.commands import typed
-from chat.client.connection import Ended
 from chat.client.screen import PlainScreen, Screen, TerminalScreen
 from chat.client.sdk import Client, LoggedOut
 from chat.client.store import Store, path_of
@@ -112,47 +113,60 @@ async def _talk(client: Client, screen: Screen, target: str | None, wait: float)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run)
         nursery.start_soon(talk.follow)
-        try:
-            code = await _converse(talk, target, wait)
-        except LoggedOut:
-            code = FAILED
+        code = await _until_signal(_converse, talk, target, wait)
         await client.leave()
         nursery.cancel_scope.cancel()
     return code
 
 
+async def _until_signal(converse: Callable[[Talk, str | None, float], Awaitable[int]], *args: Any) -> int:
+    """What `converse` returns; Ctrl-C and SIGTERM end it in good order."""
+    code = DONE
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def stop() -> None:
+                nonlocal code
+                code = 128 + await anext(signals)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop)
+            code = await converse(*args)
+            nursery.cancel_scope.cancel()
+    return code
+
+
 async def _converse(talk: Talk, target: str | None, wait: float) -> int:
-    client = talk.client
-    if talk.screen.interactive:
-        await client.wait_connected()
-    else:
-        with trio.move_on_after(wait) as scope:
-            await client.wait_connected()
-        if scope.cancelled_caught:
+    client, screen = talk.client, talk.screen
+    if not screen.interactive:
+        with trio.move_on_after(wait):
+            await _begin(talk, target)
+        if not client.connected and not client.finished:
             return UNREACHABLE
-    if target:
-        await typed(talk, f"/to {target}")
-    elif talk.screen.interactive:
-        await typed(talk, "/list")
-    ended: Ended | None = None
     async with trio.open_nursery() as nursery:
 
         async def stop_when_finished() -> None:
-            nonlocal ended
-            try:
+            with suppress(LoggedOut):
                 await client.wait_until(lambda: False)
-            except LoggedOut as out:
-                ended = out.ended
-                nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
         nursery.start_soon(stop_when_finished)
-        await talk.screen.read(lambda line: typed(talk, line))
+        if screen.interactive:  # what is typed meanwhile is heard
+            nursery.start_soon(_begin, talk, target)
+        await screen.read(lambda line: typed(talk, line))
         nursery.cancel_scope.cancel()
-    if ended:
-        return FAILED
-    if talk.screen.interactive:
-        return DONE
-    with trio.move_on_after(wait):
+    if client.finished or screen.interactive:
+        return FAILED if client.finished else DONE
+    with trio.move_on_after(wait), suppress(LoggedOut):
         return DONE if await talk.finish() else FAILED
     _complain(f"{len(client.sending)} not accepted within {wait:g} s; kept, and sent at the next start")
     return FAILED
+
+
+async def _begin(talk: Talk, target: str | None) -> None:
+    with suppress(LoggedOut):
+        await talk.client.wait_connected()
+        if target:
+            await typed(talk, f"/to {target}")
+        elif talk.screen.interactive:
+            await typed(talk, "/list")

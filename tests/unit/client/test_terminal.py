@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sys
 import termios
 import time
@@ -133,7 +134,7 @@ class Terminal:
 
 
 @contextmanager
-def terminal(colours: bool, *command: str) -> Iterator[Terminal]:
+def terminal(colours: bool, code: int, *command: str) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 40))
     before = termios.tcgetattr(slave)
@@ -147,7 +148,7 @@ def terminal(colours: bool, *command: str) -> Iterator[Terminal]:
     found = Terminal(process, master)
     try:
         yield found
-        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == code
         found.process = 0
         assert termios.tcgetattr(slave) == before, "the terminal is left as it was"
     finally:
@@ -158,9 +159,9 @@ def terminal(colours: bool, *command: str) -> Iterator[Terminal]:
         os.close(slave)
 
 
-def on_a_terminal(address: str, folder: Path, colours: bool) -> str:
+def on_a_terminal(address: str, folder: Path, colours: bool, end: str, code: int) -> str:
     command = ["-m", "chat", "talk", "alice", "--server", address, "--register", "--state", str(folder)]
-    with terminal(colours, *command) as screen:
+    with terminal(colours, code, *command) as screen:
         screen.see("connected to fake")
         screen.type("/to alice\r")
         screen.see("alice> ")
@@ -168,14 +169,17 @@ def on_a_terminal(address: str, folder: Path, colours: bool) -> str:
         screen.see("→ alice: note to my 中文self  ✓")
         screen.type("\x1b[A")  # the earlier line again
         screen.see("note to my 中文self\r")
-        screen.type("\x15\x04")
+        screen.type("\x15" + end)
+        if code:
+            screen.see(end)
+            os.kill(screen.process, signal.SIGINT)
         return screen.output
     raise AssertionError
 
 
-@pytest.mark.parametrize("colours", [True, False])
-async def test_on_a_terminal(tmp_path: Path, colours: bool):
+@pytest.mark.parametrize(("colours", "end", "code"), [(True, "\x04", 0), (False, "/quit\r", 0), (True, "half a line", 130)])
+async def test_on_a_terminal(tmp_path: Path, colours: bool, end: str, code: int):
     async with FakeEdge.serving() as edge:
         with trio.fail_after(60):
-            output = await trio.to_thread.run_sync(on_a_terminal, edge.address, tmp_path, colours)
+            output = await trio.to_thread.run_sync(on_a_terminal, edge.address, tmp_path, colours, end, code)
     assert bool(re.search(r"\x1b\[[0-9;]*m", output)) is colours
