@@ -1,7 +1,7 @@
 # `make run` and `make test` set up what is missing and need nothing else. MAX_TEST_S bounds the tests.
 MAX_TEST_S ?= 900
 BIN := .venv/bin
-PYTEST := timeout --kill-after=30 $(MAX_TEST_S) $(BIN)/pytest
+PYTEST := timeout --signal=INT --kill-after=60 $(MAX_TEST_S) $(BIN)/pytest
 
 .PHONY: run test lint unit chaos bench down clean setup setup-dev
 
