@@ -47,7 +47,7 @@ __all__ = ["Client", "LoggedOut"]
 
 MAX_EVENTS: Final = 10_000
 BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try; doubled each time
-BACKOFF_MAX: Final = 10.0
+BACKOFF_MAX: Final = 5.0
 STABLE: Final = 5.0  # a connection that lived as long begins the back-off anew
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 

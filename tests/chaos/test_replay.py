@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parents[1] / "data" / "irc" / "ubuntu-2004-11-15.log"
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
 
-async def test_every_process_of_ours_is_killed_once(own_cluster: Callable[..., Cluster]):
+async def test_every_process_of_ours_is_killed_once(own_cluster: Callable[..., Cluster]) -> None:
     cluster = own_cluster()
     report: dict[str, object] = {}
     speaking = trio.Event()
@@ -33,6 +33,6 @@ async def test_every_process_of_ours_is_killed_once(own_cluster: Callable[..., C
             nursery.start_soon(run)
             await speaking.wait()
             for name in ("edge-1", "router-1", "edge-2", "persist-1", "nginx"):
-                await cluster.until(lambda n=name: cluster.entry(n).identity is not None)
+                await cluster.back(name, 0)
                 await cluster.back(name, cluster.kill(name))
     assert report["ok"], repr(report)

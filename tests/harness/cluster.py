@@ -99,6 +99,10 @@ class Cluster:
         """kill -9; the pid that it had."""
         return self.signal(name, signal.SIGKILL)
 
+    def terminate(self, name: str) -> int:
+        """SIGTERM, for which it has an orderly answer; the pid that it had."""
+        return self.signal(name, signal.SIGTERM)
+
     def pause(self, name: str) -> int:
         return self.signal(name, signal.SIGSTOP)
 

@@ -28,7 +28,7 @@ from chat.tools.check.ledger import Ledger
 from chat.tools.check.people import Device
 from chat.tools.state import state_of
 from tests.harness.cluster import Cluster
-from tests.harness.recovery import Presence, Recovery, Seen, measure
+from tests.harness.recovery import LATE_S, Presence, Recovery, Seen, measure
 
 #: All limits on time are multiplied by it, for machines that are busy with other things.
 PATIENCE: Final = float(os.environ.get("CHAT_PATIENCE", "1"))
@@ -69,6 +69,20 @@ class Scene:
         screens = [device.screen for device in self.devices if device.screen]
         return [Seen(self.ledger.sent[s.token].composed, s.at) for screen in screens for s in screen.shown]
 
+    def late(self, at: float, most: int = 12) -> list[str]:
+        """What those who stay were shown late, in words: to find out why."""
+        lines = []
+        for screen in [device.screen for device in self.devices if device.screen]:
+            for shown in screen.shown:
+                sent = self.ledger.sent[shown.token]
+                if shown.at >= at and shown.at - sent.composed > LATE_S:
+                    accepted = "never" if sent.accepted is None else f"{sent.accepted - at:.2f}"
+                    lines.append(
+                        f"  {shown.token} of {sent.device} in {sent.conversation}: composed {sent.composed - at:.2f}, "
+                        f"accepted {accepted}, shown {shown.at - at:.2f} by {screen.name}"
+                    )
+        return sorted(lines)[:most] + [f"  … {len(lines)} in all"] * (len(lines) > most)
+
     # ---- what is done
 
     def begin(self) -> None:
@@ -85,6 +99,10 @@ class Scene:
         """All of them run again."""
         for name, pid in pids.items():
             await self.cluster.back(name, pid, seconds * PATIENCE)
+        self.has_returned()
+
+    def has_returned(self) -> None:
+        """What was taken away is there again, as of now."""
         self.returned = trio.current_time()
 
     # ---- what is waited for
@@ -152,7 +170,7 @@ def new_seed() -> int:
 async def play(cluster: Cluster, name: str, cruel: Cruel, *, section: str = "kills", **options: Any) -> Played:
     """Traffic, `cruel`, the verdict: asserted is that nothing is lost, doubled, out of order, missing in a history. The
     recovery is written down under `name`."""
-    seed = new_seed()
+    seed = options.pop("seed", None) or new_seed()
     asked = {
         "servers": [cluster.front], "users": 8, "groups": 2, "group_size": 5, "devices": DEVICES, "rate": 25.0,
         "churn": True, "steady": STEADY, "duration": 1.0, "settle": 60.0 * PATIENCE, "setup": 60.0 * PATIENCE, "seed": seed,
@@ -176,6 +194,8 @@ async def play(cluster: Cluster, name: str, cruel: Cruel, *, section: str = "kil
     at = ended if scene.at is None else scene.at
     recovery = measure(scene.seen(), scene.presence, at, ended, scene.returned)
     print(recovery)
+    for line in scene.late(at):
+        print(line)
     keep(section, name, seed, report, recovery)
     assert report.ok, f"{name}, CHAT_SEED={seed}\n{report}"
     return Played(report, recovery)
