@@ -91,7 +91,7 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     name: str = "persist-1"
     metrics: str = ""
     max_records: int = 2_000  # a transaction
-    linger_ms: float = 5.0
+    linger_ms: float = 20.0  # nobody waits for persist but a sync; half as many transactions, fetches and flushes
     commit_ms: int = 2_000  # to Kafka, for the lag that tools show; the truth is in MySQL
     stream_entries: int = 500_000  # bounded memory of stream heads
     retain_days: float = 7.0  # stored messages stay in Kafka's log for so long; 0: for ever
