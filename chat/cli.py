@@ -43,6 +43,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "migrate": Entry("chat.tools.setup:migrate", "Bring the database's tables up to date."),
     "nginx": Entry("chat.tools.front:nginx", "nginx's configuration from the edges' leases."),
     "config": Entry("chat.tools.setup:config", "The effective settings and where each comes from."),
+    "admin": Entry("chat.admin.command:admin", "Users, groups, edges, dead records, a new generation of the log."),
     "talk": Entry("chat.client.terminal:talk", "Chat in a terminal."),
     "replay-irc": Entry("chat.tools.replay_irc:replay_irc", "Replay an IRC log: each nick a connection."),
     "selftest": Entry("chat.tools.selftest:selftest_command", "Send a message from one edge to another, through nginx."),
@@ -50,6 +51,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
         "chat.tools.check.command:check_command", "Is all shown once and in order, whatever is killed meanwhile?"
     ),
     "load": Entry("chat.tools.load.command:load", "Load a cluster and count every message."),
+    "bench": Entry("chat.tools.bench.command:bench", "Measure what is promised of speed, on a cluster of its own."),
 }
 
 

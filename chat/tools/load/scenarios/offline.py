@@ -10,14 +10,14 @@ from chat.tools.load.histogram import Histogram
 from chat.tools.load.run import Measured, Run
 from chat.tools.load.scenarios.people import gather, pair
 
-_SENDERS: Final = 50
+SENDERS: Final = 50
 _NO_LIMIT: Final = 1e9
 
 
 def run(run: Run) -> None:
     options, fleet, ledger = run.options, run.fleet, run.ledger
-    devices = gather(run, options.connections + _SENDERS)
-    senders, recipients = devices[:_SENDERS], devices[_SENDERS:]
+    devices = gather(run, options.connections + SENDERS)
+    senders, recipients = devices[:SENDERS], devices[SENDERS:]
     run.phase("each is on line once")
     run.visit(recipients)
     run.connect(senders)

@@ -1,0 +1,10 @@
+"""`chat bench`: what is promised of speed, measured by one command and written down.
+
+    command   the options, and what `chat bench [ROW]…` runs           rows    ◆ what is measured, how, and the goals
+    conduct   its own cluster, one `chat load` after the other          search  ◆ the most messages a second
+    machine   on what it was measured                                   results   the files of docs/bench
+    render  ◆ docs/performance.md from them
+
+Each run is a `chat load` in a process of its own, by the very command that the document shows. Goals that are missed are
+shown; a message lost, doubled or out of order is a failure. ◆ pure.
+"""

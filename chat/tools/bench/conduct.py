@@ -1,0 +1,188 @@
+"""One row after the other on a cluster of its own; each run is `chat load` in a process of its own."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import msgspec
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from chat.errors import SetupError
+from chat.settings import Loaded, load
+from chat.tools.bench.machine import facts
+from chat.tools.bench.results import Done, Outcome
+from chat.tools.bench.rows import Load, Row, holds
+from chat.tools.bench.search import Search
+from chat.tools.cluster import bring_up, take_down, wait_ready
+from chat.tools.control import ask
+from chat.tools.load.accounts import USERS_FILE, load_accounts
+from chat.tools.load.cluster import find_cluster
+from chat.tools.load.report import Report
+from chat.tools.state import State
+
+#: Below the ports that the kernel gives to outgoing connections, and away from those of `chat up`.
+FIRST_PORT: Final = 27_000
+#: One `chat load`, preparations included; each of its phases has its own, shorter limit.
+RUN_S: Final = 3_600.0
+QUIET_S: Final = 300.0
+READY_S: Final = 120.0
+#: The rate found by a search is confirmed by a run of this many seconds; where it does not hold so long, a little less.
+CONFIRM_S: Final = 60.0
+LESS: Final = 0.93
+CONFIRMATIONS: Final = 3
+_LAGS: Final = ("chat_router_lag_records", "chat_persist_lag_records")
+
+Say = Callable[[str], None]
+
+
+def settings(file: Path | None, edges: int | None, environ: Mapping[str, str]) -> Loaded:
+    """Those of the bench's cluster: of the file, on ports of its own. Raises SetupError."""
+    return load(file, environ, {("up", "first_port"): FIRST_PORT, ("up", "edges"): edges}, cluster=False)
+
+
+class Bench:
+    """`scale` below 1: everything smaller, to try whether it runs."""
+
+    def __init__(self, folder: Path, scale: float, say: Say, progress: bool) -> None:
+        self._folder, self._scale, self._say, self._progress = folder, scale, say, progress
+        self._state = State(folder)
+
+    async def up(self, loaded: Loaded, owner: int | None) -> None:
+        """The cluster, or the one that runs in the folder. Raises SetupError."""
+        await bring_up(self._state, loaded, owner, False, self._say)
+
+    async def down(self) -> None:
+        """Its data stays. Raises SetupError."""
+        await take_down(self._state, True, self._say)
+
+    async def prepare(self, rows: Sequence[Row]) -> None:
+        """The users of these rows, straight into the database."""
+        users = max(load.scaled(self._scale).users for row in rows for load in row.loads)
+        words = [*_chat("load", "prepare"), "--users", str(users), "--state", str(self._folder)]
+        await trio.run_process(words)
+
+    async def measure(self, row: Row) -> Outcome:
+        """All runs of a row. Raises SetupError: one could not be done."""
+        await self._ready()
+        machine = await trio.to_thread.run_sync(facts)
+        runs: list[Done] = []
+        loads = [load.scaled(self._scale) for load in row.loads]
+        if row.new_edges:
+            for load in loads:
+                await self._make_groups(load)
+            await self._new_edges()
+        if row.search:
+            await self._search(row, loads[0], runs)
+        else:
+            for load in loads:
+                runs.append(await self._run(row, load))
+        return Outcome(row=row.name, machine=machine, runs=runs)
+
+    # ------------------------------------------------------------------ runs
+
+    async def _search(self, row: Row, load: Load, runs: list[Done]) -> None:
+        rate = load.options["rate"]
+        assert isinstance(rate, float)
+        search = Search(rate)
+        while (trying := search.next) is not None:
+            runs.append(await self._run(row, load.having(rate=trying)))
+            search.tell(holds(runs[-1].report))
+            self._say(f"{row.name}: {trying}/s {'holds' if holds(runs[-1].report) else 'does not hold'}")
+        if (best := search.best) is None:
+            return
+        for _ in range(CONFIRMATIONS):
+            duration = max(2.0, CONFIRM_S * self._scale)
+            runs.append(await self._run(row, load.having(rate=round(best), duration=duration)))
+            if holds(runs[-1].report):
+                return
+            best *= LESS
+
+    async def _run(self, row: Row, load: Load) -> Done:
+        await self._ready()
+        words = [*load.words(), "--state", str(self._folder)]
+        shown = shlex.join(["chat", "load", *words])
+        self._say(f"{row.name}: {shown}")
+        report = await self._load(words)
+        report.command = shown
+        if report.failed:
+            self._say(f"{row.name}: {'; '.join(report.failed)}")
+        return Done(command=shown, report=report)
+
+    async def _load(self, words: Sequence[str]) -> Report:
+        command = [*_chat("load"), *words, "--json", *([] if self._progress else ["--quiet"])]
+        with trio.move_on_after(RUN_S):
+            done = await trio.run_process(command, capture_stdout=True, check=False, deliver_cancel=_interrupt)
+            try:
+                return msgspec.json.decode(done.stdout, type=Report)
+            except msgspec.DecodeError:
+                raise SetupError(f"{shlex.join(['chat', 'load', *words])} ended with {done.returncode}") from None
+        raise SetupError(f"{shlex.join(['chat', 'load', *words])} was not done after {RUN_S:g} s")
+
+    # ------------------------------------------------------------------ the cluster
+
+    async def _make_groups(self, load: Load) -> None:
+        """The run that joins its groups has edges that have seen other connections."""
+        size, connections = load.options["group-size"], load.options["connections"]
+        assert isinstance(size, int)
+        assert isinstance(connections, int)
+        known = load_accounts(self._folder / USERS_FILE).groups.get(str(size), [])
+        if len(known) < connections // size:
+            self._say("the groups are made first")
+            await self._load([*load.having(duration=1.0).words(), "--state", str(self._folder)])
+
+    async def _new_edges(self) -> None:
+        found = self._state.processes()
+        names = [entry.name for entry in found.processes if entry.role == "edge"] if found else []
+        answer = await ask(self._state, {"do": "restart", "names": names})
+        if answer != {"ok": True}:
+            raise SetupError(f"the edges were not started anew: {answer}")
+        await self._ready()
+
+    async def _ready(self) -> None:
+        """Everything runs, and nothing of the last run is left to be done. Raises SetupError."""
+        await wait_ready(self._state, READY_S, self._say)
+        idle = 0
+        with trio.move_on_after(QUIET_S):
+            while idle < 2:  # the figure is a second old at most
+                await trio.sleep(1.1)
+                lag = await trio.to_thread.run_sync(_lag, find_cluster(self._folder).metrics, abandon_on_cancel=True)
+                idle = idle + 1 if lag == 0 else 0
+            return
+        raise SetupError(f"routers or persists still lag behind after {QUIET_S:g} s")
+
+
+def _lag(addresses: Sequence[str]) -> float | None:
+    """Records that wait to be routed or stored; None where a process does not answer."""
+    lag = 0.0
+    for address in addresses:
+        text = None
+        with suppress(URLError, TimeoutError, ConnectionError), urlopen(f"http://{address}/metrics", timeout=2) as answer:
+            text = answer.read().decode()
+        if text is None:
+            return None
+        for family in text_string_to_metric_families(text):
+            if family.name in _LAGS:
+                lag += sum(sample.value for sample in family.samples)
+    return lag
+
+
+async def _interrupt(process: trio.Process) -> None:
+    """It closes its connections and keeps its users file; then it is ended for good."""
+    process.send_signal(signal.SIGINT)
+    with trio.move_on_after(5) as patience:
+        patience.shield = True
+        await process.wait()
+    process.kill()
+
+
+def _chat(*words: str) -> list[str]:
+    return [sys.executable, "-m", "chat", *words]
