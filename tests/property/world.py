@@ -229,7 +229,8 @@ class World:
     def notify(self, timeline: str) -> None:
         """A record without stream and seq."""
         self.clock += 1
-        message = Message(sender=1, to=2, sent_at=self.clock, kind="friend_request")
+        group = 7 if timeline == "g7" else None
+        message = Message(sender=1, to=None if group else 2, group=group, sent_at=self.clock, kind="edited")
         self.log[PLACES[timeline]].append((timeline, message_records(message, [timeline])[0].record.value))
 
     def _write(self, p: int, batch: list[Parcel]) -> None:
