@@ -218,9 +218,10 @@ class PresenceEvent(Struct, omit_defaults=True, kw_only=True):
     login, logout    a session began, ended; a later login of the same device replaces an earlier session
     end_sessions     close the user's sessions, but not `session` (a password was changed, a ban)
     blocked, unblocked   `user`'s sends to `by` are refused, are not
+    drain            (`user` 0) the edge with this incarnation is to drain and end
     """
 
-    event: Literal["login", "logout", "end_sessions", "blocked", "unblocked"]
+    event: Literal["login", "logout", "end_sessions", "blocked", "unblocked", "drain"]
     user: int
     at: int
     edge: str = ""

@@ -48,7 +48,7 @@ from chat.metrics import EdgeMetrics
 from chat.notify import READY, STOPPING, notify
 from chat.ports import Database, LogAdmin, LogReader, Memory, Producer
 from chat.protocol import Moved
-from chat.records import Topics
+from chat.records import PresenceEvent, Topics
 from chat.stopping import stop_on_signals
 
 REDIS_WAIT_S: Final = 3.0  # at start; after that the edge serves without its lease, and registers when Redis is back
@@ -155,7 +155,7 @@ class Edge:
             directory=self.directory,
             metrics=self.metrics,
         )
-        self.presence = PresenceFeed(topics.presence, ports.presence, ports.log, self.hub, self.services.heard)
+        self.presence = PresenceFeed(topics.presence, ports.presence, ports.log, self.hub, self._heard)
         intake = Intake(
             edge,
             hub=self.hub,
@@ -177,6 +177,7 @@ class Edge:
             intake=intake,
         )
         self.state = "starting"
+        self._told_to_drain = trio.Event()
         #: of `listen` and `listen_proxy`, once it runs
         self.ports: list[int] = []
 
@@ -184,6 +185,12 @@ class Edge:
         if conn.user:
             self.hub.closed(conn)
             self.services.closed(conn)
+
+    def _heard(self, event: PresenceEvent) -> None:
+        if event.event == "drain" and (event.edge, event.incarnation) == (self.config.edge.name, self.incarnation):
+            _log.info("told to drain")
+            self._told_to_drain.set()
+        self.services.heard(event)
 
     def ready(self) -> str:
         """Why the edge is not ready; empty: it is."""
@@ -219,9 +226,14 @@ class Edge:
             await nursery.start(self.reactor.run)
             self.state = ""
             ready()
+            nursery.start_soon(self._stop_when_told, stop)
             await stop.wait()
             await self._drain()
             nursery.cancel_scope.cancel()
+
+    async def _stop_when_told(self, stop: trio.Event) -> None:
+        await self._told_to_drain.wait()
+        stop.set()
 
     async def _take_lease(self) -> None:
         backoff = Backoff()

@@ -37,6 +37,7 @@ async def check_offsets(database: Database, admin: LogAdmin, topics: Topics, gen
     """See that every partition has a row that fits it, and make those of new topics; `generations`: topics of messages,
     oldest first. Returns the topics to read: an old generation that does not fit any more is left out. Raises SetupError,
     PartError. May be cancelled, and run by several processes at once."""
+    await _not_behind(database, topics, generations)
     fit = []
     for name in (*generations, topics.receipts):
         try:
@@ -48,6 +49,19 @@ async def check_offsets(database: Database, admin: LogAdmin, topics: Topics, gen
         else:
             fit.append(name)
     return fit
+
+
+async def _not_behind(database: Database, topics: Topics, generations: Sequence[str]) -> None:
+    """Raises SetupError where MySQL knows a newer generation than Kafka: positions would go back."""
+    (result,) = await database.read([Statement("SELECT MAX(generation) FROM offsets")])
+    stored = result.rows[0][0] if result.rows else None
+    newest = topics.generation_of(generations[-1]) or 0
+    if stored is not None and stored > newest:
+        raise SetupError(
+            f"Kafka has no topic {topics.generation_topic(stored)}, from which MySQL has stored; its newest is "
+            f"{generations[-1]}: Kafka has lost records or was restored from an older state. Stop the edges. Restore it, "
+            "or run `chat admin new-generation` to go on in a new topic"
+        )
 
 
 async def _check(database: Database, admin: LogAdmin, topics: Topics, name: str) -> None:

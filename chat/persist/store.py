@@ -99,8 +99,12 @@ class Store:
 
 
 def transaction(changes: Changes, moves: Moves) -> list[Statement]:
+    return [_moved(moves), *effects(changes)]
+
+
+def effects(changes: Changes) -> list[Statement]:
+    """All but the offsets."""
     return [
-        _moved(moves),
         *_messages(changes.rows),
         *_heads(changes.heads),
         *_upserts(
@@ -146,8 +150,9 @@ def _heads(heads: Mapping[Stream, Head]) -> Iterator[Statement]:
             f"('{s.timeline}','{s.conversation}',{s.sender},{s.stream},{h.next_seq},{h.last_sent_at},{h.last_position})"
             for s, h in sorted(heads.items())
         ),
-        " ON DUPLICATE KEY UPDATE next_seq = VALUES(next_seq), last_sent_at = GREATEST(last_sent_at, VALUES(last_sent_at)), "
-        "last_position = VALUES(last_position)",
+        " ON DUPLICATE KEY UPDATE next_seq = GREATEST(next_seq, VALUES(next_seq)), "
+        "last_sent_at = GREATEST(last_sent_at, VALUES(last_sent_at)), "
+        "last_position = GREATEST(last_position, VALUES(last_position))",
     )
 
 

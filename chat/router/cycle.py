@@ -64,7 +64,10 @@ class Router:
         breaker: Breaker,
         metrics: RouterMetrics,
         max_batch_bytes: int,
+        newest: int = 0,
     ) -> None:
+        """`newest`: the generation that edges write to."""
+        self._newest = newest
         self._config = config
         self._topics = topics
         self._consumer = consumer
@@ -144,6 +147,10 @@ class Router:
         for p in partitions:
             commit = committed.get(p)
             deliver_from = max(starts[p], commit or 0)
+            generation = self._topics.generation_of(p.topic) or 0
+            if deliver_from > ends[p] and generation < self._newest:
+                log.warning("an old generation has lost records; it is not read", partition=p, commit=commit, end=ends[p])
+                deliver_from = ends[p]
             if deliver_from > ends[p]:
                 raise SetupError(
                     f"{p.topic}/{p.partition} ends at {ends[p]}, but the routers have committed {deliver_from}: the topic "
@@ -153,7 +160,6 @@ class Router:
                 log.warning(
                     "trimmed before it was delivered; devices will sync", partition=p, commit=commit, start=starts[p]
                 )
-            generation = self._topics.generation_of(p.topic) or 0
             seek[p] = max(starts[p], deliver_from - self._config.warm_records)
             self._memory.begin(p, seek[p], first_ever=seek[p] == 0 and generation == 0)
             self._places[p] = Place(generation, deliver_from)

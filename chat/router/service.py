@@ -51,6 +51,7 @@ async def run_router(
                 breaker=breaker,
                 metrics=metrics,
                 max_batch_bytes=config.kafka.max_batch_bytes,
+                newest=topics.generation_of(generations[-1]) or 0,
             )
             if stop is None:
                 stop = trio.Event()

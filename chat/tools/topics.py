@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from chat.errors import SetupError
 from chat.ports import LogAdmin
+from chat.records import Topics
 from chat.tools.project import project_file
 
 FILE: Final = "kafka/topics.toml"
@@ -30,10 +31,12 @@ async def create_topics(admin: LogAdmin, namespace: str, replication: int) -> li
     """Make those that are missing; their names. Raises SetupError where one exists with another number of partitions:
     that would lead keys elsewhere, and only a new generation may do that."""
     made = []
+    topics = Topics(namespace)
+    newer = any(topics.generation_of(name) for name in await admin.topics())
     for name, spec in load_topics().items():
-        if name == EDGE:
-            continue
         topic = f"{namespace}.{name}"
+        if name == EDGE or (topic == topics.messages and newer):  # `chat admin new-generation` has made its follower
+            continue
         if await admin.create_topic(topic, spec.partitions, replication, spec.settings):
             made.append(topic)
         elif (found := await admin.partitions(topic)) != spec.partitions:

@@ -1,0 +1,175 @@
+"""Putting a dead record where it belongs, when what was wrong is mended: persist's own parsing, judging and SQL, at the
+record's own position.
+
+Life has gone on since it died:
+
+* **A text's stream** has moved on: the row is inserted, the head stays. (Devices that have everything beyond it do not ask
+  for it any more; it is in the history, and new devices get it.)
+* **Friendships and memberships** are kept in the log's order: the state is computed anew from all stored notices of this
+  pair, or of this member, with this one in its place among them.
+* **Marks and cursors** only ever grow.
+
+Idempotent: a row at the position with the same bytes is the record itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from chat.admin.graveyard import Dead
+from chat.errors import BadData
+from chat.persist.batch import Changes, Friendship, build, needs, same_content
+from chat.persist.parse import FRIEND_KINDS, Entry, Parsed, parse_messages, parse_receipts
+from chat.persist.queries import places
+from chat.persist.relations import Groups, befriend
+from chat.persist.store import Store, effects
+from chat.ports import Database, Statement
+from chat.positions import generation_of, offset_of
+from chat.protocol import MEMBERSHIP_KINDS
+from chat.records import Consumed, TopicPartition, Topics
+
+_CUT: Final = "(value cut from "
+
+
+class Hopeless(Exception):
+    """It cannot be put where it belongs (now): says why."""
+
+
+async def mend(database: Database, topics: Topics, dead: Dead, note: Statement) -> str:
+    """Store it, and `note` with it in one transaction; what was done. Raises Hopeless, PartError."""
+    parsed = _parsed(topics, dead)
+    if parsed.receipts:
+        return await _write(database, build(parsed, await Store(database).load(needs(parsed), {})), [note], "cursors set")
+    (entry,) = parsed.entries
+    if await _is_stored(database, entry):
+        return await _write(database, Changes(), [note], "it is stored already")
+    if entry.message.kind == "text":
+        changes, said = await _text(Store(database), parsed, entry)
+        return await _write(database, changes, [note], said)
+    changes = build(parsed, await Store(database).load(needs(parsed), {}))
+    if not changes.rows:
+        return await _write(database, await _newer_marks(database, changes), [note], "marks set")
+    changes.friends, changes.groups = {}, Groups({}, {})
+    more: list[Statement] = []
+    said = f"stored at position {entry.pos}"
+    if entry.about and entry.message.kind in FRIEND_KINDS:
+        changes.friends = await _friendship(database, entry)
+        said += ", the friendship computed anew"
+    elif entry.about and entry.message.kind in MEMBERSHIP_KINDS:
+        more = await _membership(database, entry)
+        said += ", the membership computed anew"
+    return await _write(database, changes, [*more, note], said)
+
+
+def _parsed(topics: Topics, dead: Dead) -> Parsed:
+    parsed, place = Parsed([], [], []), TopicPartition(dead.topic, dead.partition)
+    if _CUT in dead.why:
+        raise Hopeless(f"it was too large to be kept whole; the original was at {dead.topic}/{dead.partition}, offset "
+                       f"{dead.record.offset}")  # fmt: skip
+    generation = topics.generation_of(dead.topic)
+    if generation is not None:
+        parse_messages(parsed, place, generation, [dead.record])
+    elif dead.topic == topics.receipts:
+        parse_receipts(parsed, place, [dead.record])
+    else:
+        raise Hopeless(f"nothing is stored from {dead.topic or 'an unknown topic'}: {dead.why}")
+    if parsed.dead:
+        raise Hopeless(f"it cannot be read: {parsed.dead[0].why}. Only a version that can read it can retry it")
+    return parsed
+
+
+async def _is_stored(database: Database, entry: Entry) -> bool:
+    """Raises Hopeless where another record has its position."""
+    select = Statement("SELECT body FROM messages WHERE timeline = %s AND position = %s", (entry.timeline, entry.pos))
+    (result,) = await database.read([select])
+    if result.rows and bytes(result.rows[0][0]) != entry.record.value:
+        raise Hopeless(f"another record is stored at its position {entry.pos} of {entry.timeline}")
+    return bool(result.rows)
+
+
+async def _text(store: Store, parsed: Parsed, entry: Entry) -> tuple[Changes, str]:
+    changes = build(parsed, await store.load(needs(parsed), {}))
+    if not changes.unverified:  # it is next in its stream, or first
+        return changes, f"stored at position {entry.pos}"
+    ((first),) = await store.first_copies([entry])
+    if first is None:
+        return Changes(rows=[entry]), f"stored at position {entry.pos}; its stream had moved on"
+    if not same_content(first[1], entry.message):
+        raise Hopeless(f"a message with its id but another text or extra is stored, at position {first[0]}")
+    return Changes(), f"it is stored already, at position {first[0]}"
+
+
+async def _newer_marks(database: Database, changes: Changes) -> Changes:
+    """`delivered` says the latest: what is known from a later record stays. (`read` is kept by the highest.)"""
+    for user, conversation in list(changes.delivered):
+        select = Statement(
+            "SELECT position FROM delivered_marks WHERE user = %s AND conversation = %s", (user, conversation)
+        )
+        (result,) = await database.read([select])
+        if result.rows and result.rows[0][0] > changes.delivered[user, conversation].position:
+            del changes.delivered[user, conversation]
+    return changes
+
+
+async def _friendship(database: Database, entry: Entry) -> dict[tuple[int, int], Friendship]:
+    owner, state, changed_at = int(entry.timeline[1:]), None, entry.pos
+    for one in await _notices(database, entry, FRIEND_KINDS):
+        after = befriend(state, one.message.kind, one.message.sender == owner)
+        if after != state:
+            state, changed_at = after, one.pos
+    return {(owner, entry.about): Friendship(state, changed_at)}
+
+
+async def _membership(database: Database, entry: Entry) -> list[Statement]:
+    """His stays are written anew. Where he owned the group and is not in it, the longest member owns it."""
+    group, user = int(entry.timeline[1:]), entry.about
+    stays = Groups({}, {})
+    for one in await _notices(database, entry, MEMBERSHIP_KINDS):
+        if one.message.kind == "group_joined":
+            stays.join(group, user, one.pos, one.message.sent_at)
+        else:
+            stays.leave(group, user, one.pos)
+    statements = [Statement("DELETE FROM members WHERE chat_group = %s AND user = %s", (group, user))]
+    statements += [
+        Statement(
+            "INSERT INTO members (chat_group, user, from_position, to_position, joined_at) VALUES (%s, %s, %s, %s, %s)",
+            (group, user, stay.start, stay.end, stay.joined_at),
+        )
+        for stay in stays.begun.values()
+    ]
+    if not stays.inside.get(group):
+        heir = (
+            "(SELECT m.user FROM members m WHERE m.chat_group = %s AND m.to_position IS NULL"
+            " ORDER BY m.from_position LIMIT 1)"
+        )
+        statements.append(
+            Statement(
+                f"UPDATE chat_groups SET owner = COALESCE({heir}, owner) WHERE id = %s AND owner = %s", (group, group, user)
+            )
+        )
+    return statements
+
+
+async def _notices(database: Database, entry: Entry, kinds: frozenset[str]) -> Sequence[Entry]:
+    """The stored notices of these kinds about the same user in the same timeline, and `entry`, in the log's order."""
+    args = [entry.timeline, entry.conversation, *sorted(kinds)]
+    select = Statement(
+        "SELECT position, sent_at, body FROM messages WHERE timeline = %s AND conversation = %s"
+        f" AND kind IN ({places(kinds)})",
+        args,
+    )
+    (result,) = await database.read([select])
+    parsed = Parsed([], [], [])
+    for pos, sent_at, body in result.rows:
+        record = Consumed(offset_of(pos), sent_at, entry.timeline.encode(), bytes(body), ())
+        parse_messages(parsed, entry.partition, generation_of(pos), [record])
+    return sorted([entry, *(e for e in parsed.entries if e.about == entry.about)], key=lambda e: e.pos)
+
+
+async def _write(database: Database, changes: Changes, more: Sequence[Statement], said: str) -> str:
+    try:
+        await database.write([*effects(changes), *more])
+    except BadData as error:
+        raise Hopeless(f"MySQL still refuses it: {error.message}") from error
+    return said

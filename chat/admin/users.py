@@ -1,0 +1,169 @@
+"""`chat admin users`, `chat admin groups`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import click
+
+from chat.admin import accounts, console
+from chat.admin.console import as_json, now_ms, show, when
+from chat.admin.online import Control, Online
+from chat.bridge import open_database, open_log_admin, open_memory, open_producer
+from chat.config import Config
+from chat.edge.tokens import Tokens
+from chat.errors import Goodbye
+from chat.ports import Database
+from chat.records import Topics
+from chat.settings import Loaded
+from chat.tools.options import SERVERS, with_settings
+
+
+class Office(NamedTuple):
+    """What the verbs about users need."""
+
+    database: Database
+    tokens: Tokens
+    online: Online
+    control: Control
+
+
+@asynccontextmanager
+async def open_office(config: Config) -> AsyncIterator[Office]:
+    async with (
+        open_database(config.mysql) as database,
+        open_memory(config.redis) as memory,
+        open_log_admin(config.kafka) as log,
+        open_producer(config.kafka) as producer,
+    ):
+        online = Online(memory, config.redis.prefix)
+        tokens = Tokens(memory, config.redis.prefix, config.edge.token_days)
+        yield Office(database, tokens, online, Control(Topics(config.kafka.namespace), producer, log, online, now_ms))
+
+
+@click.group()
+def users() -> None:
+    """Find users, ban them, end their sessions. WHO is a name, or a number as id:42."""
+
+
+@users.command()
+@click.argument("begin", metavar="[NAME]", default="")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@as_json
+@with_settings(others=SERVERS)
+def find(loaded: Loaded, begin: str, limit: int, as_json: bool) -> None:
+    """Users whose name begins with NAME (or the one that is id:42)."""
+
+    async def work(config: Config) -> list[accounts.Person]:
+        async with open_database(config.mysql) as database:
+            return await accounts.find_users(database, begin, limit)
+
+    found = console.run(loaded, work)
+    show([_shown(person, as_json) for person in found], as_json, "no such user")
+
+
+def _shown(row: Any, as_json: bool) -> dict[str, Any]:
+    """Times in milliseconds for machines, as dates for people."""
+    fields: dict[str, Any] = row._asdict()
+    return fields if as_json else {k: when(v) if k.endswith("_at") else v for k, v in fields.items()}
+
+
+@users.command()
+@click.argument("who")
+@with_settings(others=SERVERS)
+def ban(loaded: Loaded, who: str) -> None:
+    """Refuse log-ins, end tokens and sessions. Done again, it does what is left."""
+
+    async def work(config: Config) -> str:
+        async with open_office(config) as office:
+            person = await accounts.find_user(office.database, who)
+            await accounts.ban(office.database, person.user, now_ms())
+            ended = await accounts.end_tokens(office.database, office.tokens, person.user)
+            closed = await office.control.end_sessions(person.user, Goodbye.BANNED, closed=True)
+            return f"{person.name} is banned; {ended} tokens and {closed} sessions were ended"
+
+    click.echo(console.run(loaded, work))
+
+
+@users.command()
+@click.argument("who")
+@with_settings(others=SERVERS)
+def unban(loaded: Loaded, who: str) -> None:
+    """Let a banned user log in again, with the password."""
+
+    async def work(config: Config) -> str:
+        async with open_database(config.mysql) as database:
+            person = await accounts.find_user(database, who)
+            await accounts.unban(database, person.user)
+            return f"{person.name} may log in" if person.banned_at is not None else f"{person.name} was not banned"
+
+    click.echo(console.run(loaded, work))
+
+
+@users.command()
+@click.argument("who")
+@with_settings(others=SERVERS)
+def kick(loaded: Loaded, who: str) -> None:
+    """Close a user's sessions. His clients do not come back by themselves, but he may, with the tokens he has."""
+
+    async def work(config: Config) -> str:
+        async with open_office(config) as office:
+            person = await accounts.find_user(office.database, who)
+            closed = await office.control.end_sessions(person.user, Goodbye.ASKED, closed=False)
+            return f"{closed} sessions of {person.name} were closed"
+
+    click.echo(console.run(loaded, work))
+
+
+@users.command()
+@click.argument("who")
+@with_settings(others=SERVERS)
+def logout(loaded: Loaded, who: str) -> None:
+    """End a user's tokens and sessions: each device has to log in with the password."""
+
+    async def work(config: Config) -> str:
+        async with open_office(config) as office:
+            person = await accounts.find_user(office.database, who)
+            ended = await accounts.end_tokens(office.database, office.tokens, person.user)
+            closed = await office.control.end_sessions(person.user, Goodbye.LOGGED_OUT, closed=False)
+            return f"{ended} tokens and {closed} sessions of {person.name} were ended"
+
+    click.echo(console.run(loaded, work))
+
+
+@click.group()
+def groups() -> None:
+    """Groups, and who is in them."""
+
+
+@groups.command("list")
+@click.argument("begin", metavar="[NAME]", default="")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@as_json
+@with_settings(others=("mysql",))
+def groups_list(loaded: Loaded, begin: str, limit: int, as_json: bool) -> None:
+    """Groups whose name begins with NAME."""
+
+    async def work(config: Config) -> list[accounts.Group]:
+        async with open_database(config.mysql) as database:
+            return await accounts.groups(database, begin, limit)
+
+    found = console.run(loaded, work)
+    show([_shown(group, as_json) for group in found], as_json, "no such group")
+
+
+@groups.command()
+@click.argument("group", type=int)
+@as_json
+@with_settings(others=("mysql",))
+def members(loaded: Loaded, group: int, as_json: bool) -> None:
+    """Who is in a group now, the longest member first."""
+
+    async def work(config: Config) -> list[accounts.Member]:
+        async with open_database(config.mysql) as database:
+            return (await accounts.members(database, group))[1]
+
+    found = console.run(loaded, work)
+    show([_shown(member, as_json) for member in found], as_json, "nobody is in it")
