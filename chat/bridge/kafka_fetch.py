@@ -44,7 +44,8 @@ class _Asked(NamedTuple):
 
 
 class _Fetched:
-    """What an answer brought for one partition, taken apart as it is needed."""
+    """What an answer brought for one partition, taken apart as it is needed. No value (Kafka's tombstone; nothing of ours
+    writes one) reads as an empty one."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         self.next_offset = offset
@@ -65,7 +66,11 @@ class _Fetched:
                         self.next_offset = record.offset + 1
                         headers = record.headers
                         yield Consumed(
-                            record.offset, record.timestamp, record.key, record.value, tuple(headers) if headers else ()
+                            record.offset,
+                            record.timestamp,
+                            record.key,
+                            record.value or b"",
+                            tuple(headers) if headers else (),
                         )
             self.next_offset = batch.next_offset  # behind what compaction has left out
 
@@ -169,6 +174,9 @@ class Fetcher:
             if trio.current_time() >= until and any(a.until <= until for a in self._asked.values()):
                 self._forget_asked()
                 raise TimeoutError("a fetch was not answered")
+        except trio.TooSlowError as error:
+            self._look_up = True
+            raise TimeoutError("a broker does not answer") from error
         except (*BROKEN, errors.KafkaError):
             self._look_up = True
             raise

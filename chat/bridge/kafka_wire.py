@@ -24,6 +24,8 @@ _log = structlog.get_logger(__name__)
 
 _READ_BYTES: Final = 1 << 18
 _CLIENT: Final = "chat"
+#: A broker that is not there after this long is frozen, or cut off: another may be asked.
+OPEN_SECONDS: Final = 3.0
 #: What a link raises when it breaks.
 BROKEN = (OSError, trio.ClosedResourceError, trio.BrokenResourceError)
 
@@ -45,13 +47,16 @@ class Wire:
 
     @classmethod
     async def open(cls, host: str, port: int) -> Wire:
-        link = await Link.tcp(host, port)
-        try:
-            versions = await cls(link).ask(ApiVersionRequest())
-        except BaseException:
-            link.close()
-            raise
-        return cls(link, {key: (low, high) for key, low, high in versions.api_versions})
+        """Raises what `BROKEN` lists: TimeoutError after OPEN_SECONDS."""
+        with trio.move_on_after(OPEN_SECONDS):
+            link = await Link.tcp(host, port)
+            try:
+                versions = await cls(link).ask(ApiVersionRequest())
+            except BaseException:
+                link.close()
+                raise
+            return cls(link, {key: (low, high) for key, low, high in versions.api_versions})
+        raise TimeoutError(f"{host}:{port} does not answer")
 
     @property
     def usable(self) -> bool:
@@ -125,7 +130,8 @@ class Brokers:
     async def any(self) -> Wire:
         """A connection to whichever broker answers."""
         failure: BaseException = errors.NodeNotReadyError("no broker is known")
-        for where in dict.fromkeys([*self._wires, *self._nodes.values(), *self._bootstrap]):
+        ready = [where for where, wire in self._wires.items() if wire.usable]
+        for where in dict.fromkeys([*ready, *self._nodes.values(), *self._bootstrap]):
             try:
                 return await self._wire(where)
             except (*BROKEN, errors.KafkaError) as error:
