@@ -3,7 +3,7 @@ MAX_TEST_S ?= 900
 BIN := .venv/bin
 PYTEST := timeout --signal=INT --kill-after=60 $(MAX_TEST_S) $(BIN)/pytest
 
-.PHONY: run test lint unit chaos bench down clean setup setup-dev
+.PHONY: run test lint unit chaos bench bench-micro down clean setup setup-dev
 
 run: setup
 	@$(BIN)/chat up
@@ -13,7 +13,7 @@ test: setup-dev lint
 
 lint: setup-dev
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check chat tests
+	$(BIN)/ruff format --check chat tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -24,10 +24,14 @@ unit: setup-dev
 chaos: setup-dev
 	$(BIN)/pytest -m chaos -v
 
-# Against the cluster of `make run`. BENCH="direct --connections 100 --rate 200 --duration 30"
-BENCH ?= direct --connections 100 --rate 200 --duration 20
-bench: run
-	@$(BIN)/chat load $(BENCH)
+# A cluster of its own, every row of docs/performance.md: half an hour that wants the machine for itself. BENCH="light storm"
+BENCH ?=
+bench: setup
+	@$(BIN)/chat bench $(BENCH)
+
+# µs a message of the hot paths, without servers.
+bench-micro: setup-dev
+	@$(BIN)/python -m benchmarks
 
 down:
 	@$(BIN)/chat down
@@ -35,7 +39,8 @@ down:
 # The cluster's data too.
 clean:
 	@[ ! -x $(BIN)/chat ] || $(BIN)/chat down
-	rm -rf .chat .venv kafka/jars .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@[ ! -d .chat-bench ] || $(BIN)/chat down --state .chat-bench
+	rm -rf .chat .chat-bench .venv kafka/jars .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 setup:
 	@scripts/setup.sh
