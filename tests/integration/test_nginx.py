@@ -122,11 +122,14 @@ async def run_front(folder: Path, settings: dict[str, object]) -> AsyncIterator[
         write_stream(folder, config, upstreams)
         found.running = Running.start(part, folder / "nginx.log", dict(os.environ), "")
         nursery.start_soon(found.running.exited)
-        assert part.check is not None
-        with trio.fail_after(20):
-            await until(part.check)
-        yield found
-        await found.running.stop(5)
+        try:
+            assert part.check is not None
+            with trio.fail_after(20):
+                await until(part.check)
+            yield found
+        finally:
+            with trio.CancelScope(shield=True):
+                await found.running.stop(5)
         nursery.cancel_scope.cancel()
 
 
