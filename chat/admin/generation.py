@@ -59,8 +59,8 @@ class Made(NamedTuple):
     old_topic: str
 
 
-def judge(topic: str, standing: Standing) -> Verdict:
-    """Pure. `topic`: the name of the old one."""
+def judge(topic: str, standing: Standing, partitions: int) -> Verdict:
+    """Pure. `topic`: the name of the old one. `partitions`: how many are wanted."""
     found, rows = standing.old_topic, standing.rows
     if found is None and not rows:
         return Verdict("", [f"neither Kafka nor MySQL knows {topic}: create the topics with `chat topics create`"])
@@ -80,7 +80,9 @@ def judge(topic: str, standing: Standing) -> Verdict:
     ]
     if short:
         return Verdict("; ".join(short), ())
-    return Verdict("", [*_unread(topic, found, rows, standing.routed)])
+    if len(found.starts) == partitions and not standing.begun:
+        return Verdict("", [f"{topic} is whole and has {partitions} partitions already: there is no reason for a new one"])
+    return Verdict("", _unread(topic, found, rows, standing.routed))
 
 
 def _unread(topic: str, found: Found, rows: Mapping[int, Row], routed: Mapping[int, int | None]) -> list[str]:
@@ -143,9 +145,9 @@ class NewGeneration:
             routed = {p.partition: offset for p, offset in committed.items()}
         return Standing(old, found, rows.get(old, {}), routed, new, begun)
 
-    async def blockers(self, standing: Standing) -> Verdict:
+    async def blockers(self, standing: Standing, partitions: int) -> Verdict:
         """`judge`, and whether an edge may still be writing."""
-        verdict = judge(self._topics.generation_topic(standing.old), standing)
+        verdict = judge(self._topics.generation_topic(standing.old), standing, partitions)
         running = [f"{name} holds a lease: stop it" for name in sorted(await self._online.leases())]
         return Verdict(verdict.lost, [*running, *verdict.blockers])
 
@@ -153,10 +155,10 @@ class NewGeneration:
         """Do it. `quiet_s`: for so long nobody may lease or write first (an edge that had no lease, because Redis was away,
         has one by then). Cancelled: run it again."""
         standing = await self.standing()
-        await self._refuse(standing)
+        await self._refuse(standing, partitions)
         await self._quiet(standing, quiet_s)
         standing = await self.standing()
-        verdict = await self._refuse(standing)
+        verdict = await self._refuse(standing, partitions)
         topic, old_topic = self._topics.generation_topic(standing.new), self._topics.generation_topic(standing.old)
         await self._log.create_topic(topic, partitions, replication, settings)
         new = await self._found(topic)
@@ -173,7 +175,7 @@ class NewGeneration:
                 producer=self._producer,
                 max_batch_bytes=self._max_bytes,
             )
-        await self._refuse(standing)  # nobody has come meanwhile
+        await self._refuse(standing, partitions)  # nobody has come meanwhile
         await self._database.write(
             [
                 Statement(
@@ -186,8 +188,8 @@ class NewGeneration:
         )
         return Made(topic, standing.new, len(new.starts), verdict.lost, carried, old_topic)
 
-    async def _refuse(self, standing: Standing) -> Verdict:
-        verdict = await self.blockers(standing)
+    async def _refuse(self, standing: Standing, partitions: int) -> Verdict:
+        verdict = await self.blockers(standing, partitions)
         if verdict.blockers:
             raise SetupError("no new generation yet:\n" + "\n".join(f"  - {line}" for line in verdict.blockers))
         return verdict

@@ -19,12 +19,12 @@ from chat.tools.topics import load_topics
 
 
 @click.command("new-generation")
+@click.option("--partitions", type=click.IntRange(1, 10_000), help="How many; default: as kafka/topics.toml says.")
 @yes
 @as_json
 @with_settings(others=SERVERS)
-def new_generation(loaded: Loaded, agreed: bool, as_json: bool) -> None:
-    """Begin a new topic of messages, as kafka/topics.toml says: for another number of partitions, or since Kafka has lost
-    what MySQL has.
+def new_generation(loaded: Loaded, partitions: int | None, agreed: bool, as_json: bool) -> None:
+    """Begin a new topic of messages: for another number of partitions, or since Kafka has lost what MySQL has.
 
     Stop the edges first. Refused unless nothing can be lost: the old topic is read out by persist and the routers; or it is
     gone, made anew, or shorter than what MySQL has stored (then what is in it and not in MySQL is carried over).
@@ -50,7 +50,7 @@ def new_generation(loaded: Loaded, agreed: bool, as_json: bool) -> None:
                 max_batch_bytes=config.kafka.max_batch_bytes,
             )
             quiet_s = 1.5 * config.edge.lease_ms / 1_000
-            return await making.make(spec.partitions, config.kafka.replication, spec.settings, quiet_s)
+            return await making.make(partitions or spec.partitions, config.kafka.replication, spec.settings, quiet_s)
 
     made = console.run(loaded, work)
     click.echo(json.dumps(made._asdict()) if as_json else told(made))

@@ -49,8 +49,10 @@ class Online:
         self._prefix = prefix
 
     async def edges(self) -> dict[str, Lease | None]:
-        """Every edge that ever leased, with its lease; None: it has none now."""
-        names = sorted(_text(name) for name in await self._ask(("SMEMBERS", f"{self._prefix}edges")))
+        """Every edge that ever leased, with its lease; None: it has none now. The leases themselves are looked for too: the
+        set of names may be lost while an edge holds on."""
+        known = {_text(name) for name in await self._ask(("SMEMBERS", f"{self._prefix}edges"))}
+        names = sorted(known | await self._scan("edge:"))
         if not names:
             return {}
         leases = await self._ask(("MGET", *(f"{self._prefix}edge:{name}" for name in names)))
@@ -77,19 +79,21 @@ class Online:
 
     async def everyone(self) -> list[Sitting]:
         """All sessions of all users: it looks at every location."""
-        users: set[int] = set()
-        start = f"{self._prefix}loc:"
-        cursor: Any = 0
-        while True:
-            cursor, keys = await self._ask(("SCAN", cursor, "MATCH", f"{_escaped(start)}*", "COUNT", SCANNED))
-            users.update(int(rest) for key in keys if (rest := _text(key).removeprefix(start)).isdigit())
-            if int(cursor) == 0:
-                break
         found = []
-        every = sorted(users)
+        every = sorted(int(user) for user in await self._scan("loc:") if user.isdigit())
         for at in range(0, len(every), SCANNED):
             found += await self.sessions(every[at : at + SCANNED])
         return found
+
+    async def _scan(self, kind: str) -> set[str]:
+        """What stands behind `kind` in the keys of this cluster."""
+        start, found = self._prefix + kind, set[str]()
+        cursor: Any = 0
+        while True:
+            cursor, keys = await self._ask(("SCAN", cursor, "MATCH", f"{_escaped(start)}*", "COUNT", SCANNED))
+            found.update(_text(key).removeprefix(start) for key in keys)
+            if int(cursor) == 0:
+                return found
 
     async def _ask(self, command: tuple[Any, ...]) -> Any:
         (reply,) = await self._memory.pipeline([command])
