@@ -140,6 +140,7 @@ class Client(Requests):
             if self._timelines:
                 self._timelines.disconnected()
             self.sending.disconnected()
+            self._notify()
 
     async def leave(self) -> None:
         """Acknowledge what was shown and say goodbye: `run` returns. The token stays, the outbox too."""

@@ -14,6 +14,7 @@ from chat.client.connection import Connection, ConnectionLost
 from chat.client.marks import Marks, Own
 from chat.client.outbox import Changes, Entry, Outbox
 from chat.client.store import Store
+from chat.errors import ChatError
 from chat.protocol import Extra
 
 GIVE_UP_DAYS: Final = 25  # below the 30 after which a server forgets a stream
@@ -70,13 +71,31 @@ class Sending:
 
     def pump(self) -> None:
         """Send what may go."""
-        if self._connection:
-            try:
-                for entry in self._outbox.sends(trio.current_time()):
-                    self._connection.post(entry.request())
-            except ConnectionLost:
-                return  # all is sent again on the next
+        try:
+            while self._connection and self._post(self._connection):
+                pass
+        except ConnectionLost:
+            return  # all is sent again on the next
         self._moved.set()
+
+    def _post(self, connection: Connection) -> bool:
+        """True where some were held back: an edge may take shorter frames than the one they were composed for. Such a
+        message is refused in the edge's place, and so is for now what is behind it: the edge must not see that first."""
+        held: dict[tuple[str, int], list[protocol.Error]] = {}
+        for entry in self._outbox.sends(trio.current_time()):
+            lane = (entry.conversation, entry.stream)
+            request = entry.request()
+            if lane in held:
+                held[lane].append(_refusal(request, "sequence_gap"))
+                continue
+            try:
+                connection.post(request)
+            except ChatError:
+                held[lane] = [_refusal(request, "bad_request")]
+        for refusals in held.values():
+            for refusal in refusals:
+                self.refused(refusal)
+        return bool(held)
 
     def _keep(self, changes: Changes) -> None:
         self._store.put_entries(changes)
@@ -95,6 +114,10 @@ class Sending:
                 return
             if not self._moved.is_set():
                 self.pump()
+
+
+def _refusal(send: protocol.Send, code: str) -> protocol.Error:
+    return protocol.Error(code=code, message="", to=send.to, group=send.group, stream=send.stream, seq=send.seq)
 
 
 def _now_ms() -> int:

@@ -70,6 +70,7 @@ class FakeEdge(People):
         self.accept = True
         self.stale = False
         self.heartbeat_ms = 1000
+        self.max_frame = p.MAX_FRAME
         self._numbers = itertools.count(1)
         self._positions = itertools.count(1)
         self._stored: dict[tuple[str, int, str, int], int] = {}  # (timeline, sender, conversation, stream) → next seq
@@ -133,6 +134,7 @@ class FakeEdge(People):
                 return
             cutter.feed(bytes(data))
             for body in cutter:
+                assert len(body) <= self.max_frame
                 request = p.decode_request(body)
                 try:
                     answer = getattr(self, "on_" + str(request.__struct_config__.tag))(peer, request)
@@ -152,7 +154,7 @@ class FakeEdge(People):
 
     def on_hello(self, peer: Peer, request: p.Hello) -> p.Frame:
         return p.Welcome(
-            version=1, edge="fake", heartbeat_ms=self.heartbeat_ms, heartbeat_misses=5, max_frame=p.MAX_FRAME,
+            version=1, edge="fake", heartbeat_ms=self.heartbeat_ms, heartbeat_misses=5, max_frame=self.max_frame,
             server_time=self._now(),
         )  # fmt: skip
 

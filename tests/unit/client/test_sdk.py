@@ -204,6 +204,24 @@ async def test_a_log_in_that_does_not_know_of_a_join_takes_no_group_away():
             await bob.until(lambda: bob.texts == ["still here"])
 
 
+async def test_a_message_that_this_edge_takes_for_too_long_fails_alone():
+    async with FakeEdge.serving() as edge:
+        alice, bob = Device(edge, "alice"), Device(edge, "bob")
+        async with running(alice, bob):
+            to = f"u{await alice.client.find_user('bob')}"
+            edge.max_frame = 1_000
+            edge.cut()
+            await alice.until(lambda: not alice.client.connected)
+            for text in ("before", "x" * 2_000, "behind"):  # off line: taken for good by the rules of the edge before
+                alice.client.send_text(to, text)
+            await alice.until(lambda: sum(isinstance(e, ev.Connected) for e in alice.events) == 2)
+            for text in ("y" * 2_000, "last"):
+                alice.client.send_text(to, text)
+            await bob.until(lambda: bob.texts == ["before", "behind", "last"])
+            await alice.until(lambda: not len(alice.client.sending))
+            assert alice.marks("x" * 2_000)[-1] == alice.marks("y" * 2_000)[-1] == "failed"
+
+
 async def test_replaced_stays_away():
     async with FakeEdge.serving() as edge:
         alice = Device(edge, "alice")
