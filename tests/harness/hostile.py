@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import partial
 from random import Random
 from typing import Final
 
@@ -36,9 +37,8 @@ class HostileProxy:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen on a free port until cancelled."""
         async with trio.open_nursery() as nursery:
-            listeners: list[trio.SocketListener] = await nursery.start(
-                trio.serve_tcp, self._serve, 0, "127.0.0.1"
-            )  # fmt: skip
+            serve = partial(trio.serve_tcp, self._serve, 0, host="127.0.0.1")
+            listeners: list[trio.SocketListener] = await nursery.start(serve)
             self.address = "127.0.0.1:{1}".format(*listeners[0].socket.getsockname())
             task_status.started()
 

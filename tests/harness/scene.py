@@ -24,7 +24,7 @@ import msgspec
 import trio
 
 from chat.tools.check import CheckOptions, CheckReport, check
-from chat.tools.check.ledger import Ledger
+from chat.tools.check.ledger import Ledger, Screen
 from chat.tools.check.people import Device
 from chat.tools.state import state_of
 from tests.harness.cluster import Cluster
@@ -65,17 +65,27 @@ class Scene:
         return sorted({screen.user for screen in self.ledger.screens})
 
     def seen(self) -> list[Seen]:
-        """By those who stay."""
-        screens = [device.screen for device in self.devices if device.screen]
-        return [Seen(self.ledger.sent[s.token].composed, s.at) for screen in screens for s in screen.shown]
+        """By those who stay, of those who stay: what others write waits until they are on line."""
+        names = {screen.name for screen in self._screens}
+        return [
+            Seen(sent.composed, shown.at)
+            for screen in self._screens
+            for shown in screen.shown
+            if (sent := self.ledger.sent[shown.token]).device in names
+        ]
+
+    @property
+    def _screens(self) -> list[Screen]:
+        return [device.screen for device in self.devices if device.screen]
 
     def late(self, at: float, most: int = 12) -> list[str]:
         """What those who stay were shown late, in words: to find out why."""
         lines = []
-        for screen in [device.screen for device in self.devices if device.screen]:
+        names = {screen.name for screen in self._screens}
+        for screen in self._screens:
             for shown in screen.shown:
                 sent = self.ledger.sent[shown.token]
-                if shown.at >= at and shown.at - sent.composed > LATE_S:
+                if sent.device in names and shown.at >= at and shown.at - sent.composed > LATE_S:
                     accepted = "never" if sent.accepted is None else f"{sent.accepted - at:.2f}"
                     lines.append(
                         f"  {shown.token} of {sent.device} in {sent.conversation}: composed {sent.composed - at:.2f}, "
@@ -122,11 +132,11 @@ class Scene:
         await self.cluster.until(self._all_run, seconds * PATIENCE)
         await self.until(self._all_here, "all on line and caught up", seconds)
         now = trio.current_time()
-        goal = 2 * len(self.devices)
 
         def flowing() -> bool:
-            new = [seen for seen in self.seen() if seen.composed >= now]
-            return len(new) >= goal
+            """On each of them, so that one whom nothing reaches is found."""
+            sent = self.ledger.sent
+            return all(any(sent[s.token].composed >= now for s in reversed(screen.shown[-50:])) for screen in self._screens)
 
         await self.until(flowing, "what is written is shown", seconds)
         await self.until(self._all_here, "all on line and caught up", seconds)

@@ -59,7 +59,9 @@ class World:
 
     def write(self, *timelines: str, said: str = "x") -> None:
         for timeline in timelines:
-            message = Message(sender=9, to=2, stream=1, seq=self.seq, sent_at=1, kind="text", text=said)
+            number = int(timeline[1:])
+            to, group = (number, None) if timeline[0] == "u" else (None, number)
+            message = Message(sender=9, to=to, group=group, stream=1, seq=self.seq, sent_at=1, kind="text", text=said)
             self.seq += 1
             self.kafka.log(P).append(r.record for r in message_records(message, [timeline]))
         self.kafka.tell()

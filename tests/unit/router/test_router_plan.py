@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
+from msgspec.structs import replace
 
+from chat.persist.parse import Parsed, parse_messages
 from chat.positions import position
 from chat.protocol import Message, decode_event, encode
-from chat.records import Consumed, TopicPartition, pack_deliveries
+from chat.records import Consumed, Headers, TopicPartition, pack_deliveries
 from chat.router.plan import Item, Location, Memory, cut, item, plan
 
 P = TopicPartition("chat.messages", 0)
 
 
-def record(offset: int, timeline: str = "u2", text: str = "hi", **more: object) -> Consumed:
-    message = Message(sender=1, to=2, stream=1, seq=offset, sent_at=10 + offset, kind="text", text=text)
-    return Consumed(offset, 10 + offset, timeline.encode(), encode(message), tuple(more.get("headers", ())))
+def record(offset: int, timeline: str = "u2", text: str = "hi", headers: Headers = ()) -> Consumed:
+    to = int(timeline[1:])
+    message = Message(sender=1, to=to, stream=1, seq=offset, sent_at=10 + offset, kind="text", text=text)
+    return Consumed(offset, 10 + offset, timeline.encode(), encode(message), headers)
 
 
 def items(count: int, timeline: str = "u2", text: str = "hi") -> list[Item]:
@@ -93,7 +97,7 @@ def test_prev_is_the_record_before_or_unknown(
 
 
 def test_an_item_is_the_frame_with_prev_and_pos() -> None:
-    one = item(record(6, headers=[("k", b"read"), ("r", b"")]), 0, 3)
+    one = item(record(6, headers=(("k", b"read"), ("r", b""))), 0, 3)
     assert one is not None
     delivery = one.delivery
     assert (delivery.timeline, delivery.pos, delivery.sent_at, delivery.kind, delivery.receipt) == (
@@ -112,8 +116,34 @@ def test_what_is_no_message_of_ours_is_no_item() -> None:
     good = record(0)
     for key in (None, b"", b"u", b"x1", b"u01", b"u1x", b"u" + b"1" * 17):
         assert item(good._replace(key=key), 0, None) is None
-    for value in (b"", b"{}", b"[1]", b'{"a":1'):
+    for value in (b"", b"{}", b"[1]", b'{"a":1', b"\xff}", b"[" * 5_000 + b"}", b'{"type":"message"}', b'{"type":"ack"}'):
         assert item(good._replace(value=value), 0, None) is None
+
+
+def test_what_persist_would_bury_is_no_item() -> None:
+    good = Message(sender=1, to=2, stream=1, seq=0, sent_at=10, kind="text", text="hi")
+    in_group = Message(sender=1, group=2, stream=1, seq=0, sent_at=10, kind="text", text="hi")
+    p = TopicPartition("chat.messages", 0)
+
+    def routed(message: Message, key: bytes) -> bool:
+        record = Consumed(0, 10, key, encode(message), ())
+        parsed = Parsed([], [], [])
+        parse_messages(parsed, p, 0, [record])
+        found = item(record, 0, None) is not None
+        assert found == bool(parsed.entries)
+        return found
+
+    assert routed(good, b"u1")
+    assert routed(good, b"u2")
+    assert routed(in_group, b"g2")
+    for wrong in (
+        (good, b"u3"), (good, b"g2"), (in_group, b"g3"), (in_group, b"u1"), (replace(good, to=None), b"u1"),
+        (replace(good, seq=UNSET), b"u1"), (replace(good, stream=UNSET), b"u1"), (replace(good, text=UNSET), b"u1"),
+        (replace(good, seq=2**53), b"u1"), (replace(good, stream=-1), b"u1"), (replace(good, sender=2**53), b"u2"),
+        (replace(good, sent_at=-1), b"u1"), (replace(good, to=2**60), b"u1"), (replace(good, pos=7), b"u1"),
+        (replace(good, prev=None), b"u1"), (replace(in_group, to=3), b"g2"),
+    ):  # fmt: skip
+        assert not routed(*wrong), wrong
 
 
 # ------------------------------------------------------------------ plans
