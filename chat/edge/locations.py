@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import structlog
@@ -52,6 +53,18 @@ end
 return 0
 """
 
+#: A location whose incarnation does not hold the lease, looked at once more as it is removed: the edge may have taken its
+#: lease again, and written this, since we asked. KEYS: locations, the lease. ARGV: session, what is there, incarnation.
+BURY: Final = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+local there = redis.call('GET', KEYS[2])
+if there then
+  local ok, lease = pcall(cjson.decode, there)
+  if ok and string.format('%.0f', lease.incarnation) == ARGV[3] then return 0 end
+end
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
+
 _log = structlog.get_logger()
 
 
@@ -79,6 +92,7 @@ class Locations:
         self._tables: Tables | None = None
         self._sessions: dict[str, Connection] = {}  # changed, by their id
         self._waits: dict[str, trio.Event] = {}
+        self._there: set[str] = set()  # sessions that Redis may know
         self._groups: dict[int, None] = {}  # changed
         self._written: set[int] = set()  # groups that are registered
         self._hints: set[int] = set()  # groups whose members get a resync when it is written
@@ -88,6 +102,8 @@ class Locations:
         self._draining = False
         self.away = False  # the last write failed
         self._run_id = ""
+        self._renewed_at = 0.0  # when the last renewal that we know of was asked for
+        self._unsure = False  # one since then had no answer: it may have found the lease gone
 
     def follow(self, tables: Tables) -> None:
         self._tables = tables
@@ -107,6 +123,11 @@ class Locations:
 
     def session_changed(self, session: Connection) -> trio.Event:
         """It has come or gone. Returns what is set when Redis knows."""
+        if session.ended and session.session not in self._there:  # nothing to remove: it waits for Redis no longer
+            self._sessions.pop(session.session, None)
+            known = self._waits.pop(session.session, trio.Event())
+            known.set()
+            return known
         self._sessions[session.session] = session
         self._changed()
         return self._waits.setdefault(session.session, trio.Event())
@@ -155,12 +176,14 @@ class Locations:
             self._metrics.unregistered.set(len(self._sessions) + len(self._groups))
 
     async def _write_some(self) -> None:
-        groups = list(self._groups)[:CHUNK]
-        sessions = [] if len(groups) == CHUNK else list(self._sessions.values())[:CHUNK]
+        most = 1 if self.away else CHUNK  # what is tried in vain is not sure any more
+        groups = list(islice(self._groups, most))
+        sessions = [] if len(groups) == most else list(islice(self._sessions.values(), most))
         for group in groups:
             del self._groups[group]
         for session in sessions:
             del self._sessions[session.session]
+            self._there.add(session.session)
         there = [bool(self._hub.members_here(group)) for group in groups]
         live = [not session.ended for session in sessions]
         commands: list[Command] = []  # one for each group and session, then what has no effect on anyone's state
@@ -183,29 +206,32 @@ class Locations:
                 if isinstance(reply, PartError):  # somebody wrote something else under this key: the others go on
                     _log.error("a location cannot be written", error=reply.message)
         except PartError:
+            # It may have been done, and have put back what was lost: that will not be seen again.
             self._groups.update(dict.fromkeys(groups))
+            self._hints.update(self._written.intersection(groups))
             for session in sessions:
                 self._sessions.setdefault(session.session, session)
+                session.resync_when_written = session.resync_when_written or session.registered
             raise
         for group, here, reply in zip(groups, there, replies, strict=False):
             self._group_written(group, here, reply)
-        new = [s for s, here in zip(sessions, live, strict=True) if here and not s.registered]
         for session, here, reply in zip(sessions, live, replies[len(groups) :], strict=False):
             self._session_written(session, here, reply)
-        await self._bury(new)
+        await self._bury([s for s, here in zip(sessions, live, strict=True) if here])
 
     async def _bury(self, sessions: Sequence[Connection]) -> None:
         """Remove what killed edges have left behind of these users: locations whose incarnation holds no lease. An edge
-        whose lease has only lapsed writes all of its own again when it renews."""
+        whose lease has only lapsed writes all of its own again when it renews. So a user has no more dead locations than
+        sessions that ended within a sweep (or, where none is left, within DEAD_S)."""
         users = list({session.user for session in sessions})
         tables = await self._memory.pipeline([("HGETALL", f"{self._prefix}loc:{user}") for user in users]) if users else []
-        others: list[tuple[int, bytes, str, str]] = []  # user, session, edge, incarnation
+        others: list[tuple[int, bytes, bytes, str, str]] = []  # user, session, value, edge, incarnation
         for user, table in zip(users, tables, strict=True):
             for at in range(0, 0 if isinstance(table, PartError) else len(table), 2):
-                words = table[at + 1].decode().split(" ")
+                words = table[at + 1].decode(errors="replace").split(" ")
                 if len(words) < 2 or words[:2] != [self._config.name, str(self._incarnation)]:
-                    others.append((user, table[at], words[0], words[1] if len(words) > 1 else ""))
-        edges = list({edge for _, _, edge, _ in others})
+                    others.append((user, table[at], table[at + 1], words[0], words[1] if len(words) > 1 else ""))
+        edges = list({edge for *_, edge, _ in others})
         if not edges:
             return
         (leases,) = await self._memory.pipeline([("MGET", *(f"{self._prefix}edge:{edge}" for edge in edges))])
@@ -213,9 +239,9 @@ class Locations:
             raise leases
         live = {edge: _incarnation_of(lease) for edge, lease in zip(edges, leases, strict=True)}
         dead: list[Command] = [
-            ("HDEL", f"{self._prefix}loc:{user}", session)
-            for user, session, edge, incarnation in others
-            if live[edge] != incarnation
+            ("EVAL", BURY, 2, f"{self._prefix}loc:{user}", f"{self._prefix}edge:{edge}", session, value, incarnation)
+            for user, session, value, edge, incarnation in others
+            if not incarnation or live[edge] != incarnation
         ]
         if dead:
             await self._memory.pipeline(dead)
@@ -231,6 +257,8 @@ class Locations:
             self._hub.resync(self._hub.members_here(group), [f"g{group}"])
 
     def _session_written(self, session: Connection, here: bool, reply: Any) -> None:
+        if not here:
+            self._there.discard(session.session)
         waits = self._waits.pop(session.session, None) if session.session not in self._sessions else None
         if waits is not None:
             waits.set()
@@ -269,22 +297,27 @@ class Locations:
         SetupError where another process has it."""
         take = "" if self._held else "take"
         argv = (self._lease(), str(self._incarnation), self._config.lease_ms, take)
-        (reply,) = await self._memory.pipeline([("EVAL", RENEW, 1, self._lease_key, *argv)])
-        if isinstance(reply, PartError):
-            raise reply
+        asked, unsure, self._unsure = trio.current_time(), self._unsure, True
+        reply, listed = await self._memory.pipeline(
+            [("EVAL", RENEW, 1, self._lease_key, *argv), ("SADD", self._edges_key, self._config.name)]
+        )
+        for error in (reply, listed):
+            if isinstance(error, PartError):
+                raise error
         if reply == -1:
             raise SetupError(
                 f"another process runs as edge {self._config.name!r} now: every edge needs a name of its own; this one exits"
             )
-        run_id = await self._memory.run_id()
-        if not self._held:
-            self._held, self._run_id = True, run_id
-            await self._memory.pipeline([("SADD", self._edges_key, self._config.name)])
-            if self._hub.all_sessions():
-                self._again("first")
-        elif reply == 0 or run_id != self._run_id:
-            self._run_id = run_id
-            self._again("lapsed" if reply == 0 else "run_id")
+        # What the renewal found is heeded before anything else may fail: the next one will not find it.
+        lapsed = reply == 0 or (unsure and trio.current_time() - self._renewed_at >= self._config.lease_ms / 1_000)
+        first, self._held, self._renewed_at, self._unsure = not self._held, True, asked, False
+        if first and self._hub.all_sessions():
+            self._again("first")
+        elif lapsed and not first:
+            self._again("lapsed")
+        before, self._run_id = self._run_id, await self._memory.run_id()
+        if before not in ("", self._run_id):
+            self._again("run_id")
 
     def _again(self, why: str) -> None:
         """Nothing in Redis is sure any more: write all of it, and let every session sync after that."""

@@ -20,7 +20,7 @@ from chat import protocol as p
 from chat.config import Config, EdgeConfig, KafkaConfig
 from chat.edge.context import Context, Handler, Opened, Order, Session
 from chat.edge.handlers import HANDLERS
-from chat.edge.locations import GIVE_UP, RENEW
+from chat.edge.locations import BURY, GIVE_UP, RENEW
 from chat.edge.server import Edge, Ports
 from chat.errors import PartAway
 from chat.ports import Lock, Result, Statement
@@ -106,6 +106,14 @@ def _give_up(redis: FakeRedis, keys: list[bytes], args: list[bytes]) -> int:
     return int(redis.execute("DEL", keys[0])) if there and b'"incarnation": %b,' % args[0] in there else 0
 
 
+def _bury(redis: FakeRedis, keys: list[bytes], args: list[bytes]) -> int:
+    session, value, incarnation = args
+    lease = redis.execute("GET", keys[1]) or b""
+    if redis.execute("HGET", keys[0], session) != value or b'"incarnation": %b,' % incarnation in lease:
+        return 0
+    return int(redis.execute("HDEL", keys[0], session))
+
+
 class SmallEdge:
     def __init__(self, settings: Mapping[str, Any], kafka: FakeKafka, redis: FakeRedis) -> None:
         self.kafka, self.redis, self.database = kafka, redis, FewUsers()
@@ -116,6 +124,7 @@ class SmallEdge:
         self._sessions = 0
         redis.scripts[RENEW] = _renew
         redis.scripts[GIVE_UP] = _give_up
+        redis.scripts[BURY] = _bury
         for topic, count in ((TOPICS.messages, 4), (TOPICS.receipts, 4), (TOPICS.presence, 1)):
             if topic not in kafka.topics:
                 kafka.create(topic, count)
@@ -124,7 +133,7 @@ class SmallEdge:
         ports = Ports(
             FakeProducer(kafka), FakeLogReader(kafka), FakeLogReader(kafka), FakeLogAdmin(kafka), redis, self.database
         )
-        handlers = dict(HANDLERS)
+        handlers = self.handlers = dict(HANDLERS)
         handlers[p.Resume] = Handler(self._resume, Order.OPENING, before_login=True)
         handlers[p.Friends] = Handler(self._slow, Order.READ)
         handlers[p.Block] = Handler(self._change, Order.CHANGE)

@@ -1,13 +1,15 @@
 """Sessions, groups, deliveries, presence: who gets what, and when it is told to sync."""
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 import trio
 
 from chat import protocol as p
-from chat.errors import SetupError
+from chat.errors import PartAway, SetupError
+from chat.ports import Command
 from chat.records import (
     Delivery,
     DeliveryBatch,
@@ -26,7 +28,7 @@ from tests.fakes.small_edge import TOPICS, SmallEdge, small_edge, text, until
 def redis_hash(small: SmallEdge, key: str) -> dict[str, str]:
     table = small.redis.data.get(key.encode(), {})
     assert isinstance(table, dict)
-    return {k.decode(): v.decode() for k, v in table.items()}
+    return {k.decode(): v.decode(errors="replace") for k, v in table.items()}
 
 
 def notice_of(pos: int, kind: str, timeline: str, **fields: object) -> Delivery:
@@ -114,6 +116,89 @@ async def test_without_redis_a_log_in_goes_on_and_the_session_syncs_when_it_is_b
         small.redis.away = False
         await ann.expect("resync")
         assert redis_hash(small, "loc:1")
+
+
+async def test_a_lapse_is_heeded_though_the_question_after_it_fails() -> None:
+    async with small_edge() as small:
+        ann = await small.client(1)
+        asked = small.redis.run_id
+        failed: list[bool] = []
+
+        async def fails_once() -> str:
+            if not failed:
+                failed.append(True)
+                raise PartAway("redis", "no answer")
+            return await asked()
+
+        small.redis.execute("DEL", "edge:edge-1")
+        small.redis.run_id = fails_once  # type: ignore[method-assign]
+        await ann.expect("resync")
+        assert failed
+
+
+class Deaf(FakeRedis):
+    """While `deaf`, it does what it is told, and its answers are lost."""
+
+    deaf = False
+
+    async def pipeline(self, commands: Sequence[Command]) -> list[object]:
+        replies = await super().pipeline(commands)
+        if self.deaf:
+            raise PartAway("redis", "no answer")
+        return replies
+
+
+async def test_a_lapse_is_heeded_though_the_renewal_that_found_it_had_no_answer() -> None:
+    redis = Deaf()
+    async with small_edge(redis=redis, heartbeat_misses=50) as small:
+        ann = await small.client(1)
+        lapsed = trio.current_time() + small.edge.config.edge.lease_ms / 1_000
+        redis.execute("DEL", "edge:edge-1")
+        redis.deaf = True
+        await until(2, lambda: b"edge:edge-1" in redis.data and trio.current_time() > lapsed)
+        redis.deaf = False
+        await ann.expect("resync")
+
+
+async def test_a_location_that_was_lost_and_put_back_without_an_answer_is_followed_by_a_hint() -> None:
+    redis = Deaf()
+    async with small_edge(redis=redis, lease_ms=60_000, heartbeat_misses=50) as small:
+        ann = await small.client(1)
+        redis.execute("DEL", "loc:1")
+        redis.deaf = True
+        small.edge.locations.session_changed(next(iter(small.edge.hub.all_sessions())))  # as the sweep does
+        await until(2, lambda: bool(redis_hash(small, "loc:1")))
+        redis.deaf = False
+        await ann.expect("resync")
+
+
+async def test_an_edge_is_listed_again_after_redis_lost_all() -> None:
+    async with small_edge() as small:
+        small.redis.restart(lose=True)
+        await until(2, lambda: small.redis.data.get(b"edges") == {b"edge-1"})
+
+
+async def test_sessions_that_come_and_go_while_redis_is_away_leave_nothing_to_write() -> None:
+    async with small_edge(heartbeat_ms=1_000) as small:
+        small.redis.away = True
+        first = await small.client(1)
+        for number in range(20):
+            raw = await small.client(2, f"device-{number}")
+            await raw.stream.aclose()
+        await until(2, lambda: len(small.edge.hub.all_sessions()) == 1)
+        assert len(small.edge.locations._sessions) < 10
+        small.redis.away = False
+        await first.expect("resync")
+        await until(2, lambda: not small.edge.locations._sessions)
+        assert not redis_hash(small, "loc:2")
+
+
+async def test_the_sweep_buries_what_killed_edges_left_behind() -> None:
+    async with small_edge(sweep_s=1, heartbeat_misses=50) as small:
+        ann = await small.client(1)
+        small.redis.execute("SET", "edge:other", '{"incarnation": 77, "address": "x:1"}')
+        small.redis.execute("HSET", "loc:1", "alive", "other 77 d", "dead", "other 76 d", "odd", b"\xff")
+        await until(4, lambda: set(redis_hash(small, "loc:1")) == {"alive", ann.logged_in["session"]})
 
 
 # ---------------------------------------------------------------------- deliveries
