@@ -13,18 +13,21 @@ from typing import Final
 import structlog
 import trio
 
-from chat.edge.connection import HEARTBEAT, HEARTBEAT_BODY, HELD, HELLO, LOGIN, OPEN, RUNNING, Connection
+from chat.edge.connection import CLOSING, HEARTBEAT, HEARTBEAT_BODY, HELD, HELLO, LOGIN, OPEN, RUNNING, Connection
 from chat.edge.context import Context, Handler, Handlers, Order
 from chat.edge.limits import AddressTable, is_loopback
 from chat.errors import ChatError, Goodbye, PartError, ProtocolError, Unavailable
 from chat.metrics import EdgeMetrics
-from chat.protocol import AnyRequest, Error, Frame, Hello, Login, Register, Resume, Send, decode_request
+from chat.protocol import AnyRequest, ChangePassword, Error, Frame, Hello, Login, Register, Resume, Send, decode_request
 
 READS: Final = 8  # READ tasks of one connection at a time
-TASKS: Final = 2_000  # tasks in all
+TASKS: Final = 2_000  # tasks in all, log-ins left out
+OPENINGS: Final = 1_000  # log-ins: syncs that wait for persist do not keep them waiting
 WAITS: Final = 3  # things that a FAST handler may have to wait for, one after the other
 UNPARK: Final = 8  # connections that try again when a task ends: not all of theirs may need a place
 OPENING_TYPES: Final = (Hello, Register, Login, Resume)
+#: Requests that try a password or a token.
+TRIES: Final = (Login, Resume, ChangePassword)
 #: Requests that cost nothing worth a token: an `ack` is a dict entry.
 UNLIMITED: Final = frozenset({"send", "ack", "heartbeat", "goodbye"})
 #: Codes that do not count as bad requests before log-in.
@@ -41,6 +44,24 @@ class Later(Exception):
         self.wait = wait
 
 
+class Places:
+    """A bounded number of tasks, and the connections whose next request waits for a place."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+        self.parked: deque[Connection] = deque()
+
+    def unpark(self) -> None:
+        """Some of those who wait try again: no more than there are places for, and none that is gone."""
+        left = min(UNPARK, self.most - self.taken)
+        while left > 0 and self.parked:
+            conn = self.parked.popleft()
+            if conn.state < CLOSING and conn.blocked & HELD:
+                conn.unblock(HELD)
+                left -= 1
+
+
 class Dispatch:
     def __init__(self, handlers: Handlers, metrics: EdgeMetrics, login_tries_per_minute: int) -> None:
         self._handlers = handlers
@@ -48,8 +69,8 @@ class Dispatch:
         self._timers = {t: metrics.requests.labels(h_name(t)) for t in handlers}
         self._free = frozenset(t for t in handlers if h_name(t) in UNLIMITED)  # these cost no token
         self._tries = AddressTable(login_tries_per_minute)
-        self._tasks = 0
-        self._parked: deque[Connection] = deque()
+        self._places = Places(TASKS)
+        self._openings = Places(OPENINGS)
         self._nursery: trio.Nursery | None = None
         self._context: Context | None = None
 
@@ -62,7 +83,12 @@ class Dispatch:
 
     @property
     def tasks(self) -> int:
-        return self._tasks
+        return self._places.taken + self._openings.taken
+
+    def tick(self) -> None:
+        """Once a heartbeat: who waits for a place is tried again, should no task have ended."""
+        self._places.unpark()
+        self._openings.unpark()
 
     # ------------------------------------------------------------------ one frame
 
@@ -86,13 +112,18 @@ class Dispatch:
             self._refuse(conn, request, ChatError("bad_request", "not offered by this edge"))
             return
         try:
-            if conn.state != OPEN or type(request) not in self._free:
+            if conn.state != OPEN or type(request) in OPENING_TYPES:
                 self._allowed(conn, request, handler)
-            if handler.order is Order.FAST:
+            fast = handler.order is Order.FAST
+            if not fast and not self._may_start(conn, handler, body):
+                return
+            if type(request) not in self._free:
+                self._take_token(conn)
+            if fast:
                 reply = handler.run(self._ctx, conn, request)
                 if reply is not None:
                     self._reply(conn, request, reply)  # type: ignore[arg-type]  # FAST: nothing to await
-            elif self._may_start(conn, handler, body):
+            else:
                 self._start(conn, handler, request, None)
         except Later as later:
             self._start(conn, handler, request, later.wait)
@@ -122,13 +153,15 @@ class Dispatch:
                 wait = self._tries.wait(conn.address, conn.reactor.now())
                 if wait:
                     raise ChatError("rate_limited", "too many tries from your address", retry_after_ms=int(wait * 1_000) + 1)
-        elif type(request) in OPENING_TYPES:
+        else:
             raise ChatError("bad_request", "already logged in")
-        if type(request) not in self._free:
-            config = conn.reactor.config
-            wait = conn.requests.take(conn.reactor.now(), config.requests_per_second, config.requests_burst)
-            if wait:
-                raise ChatError("rate_limited", "too many requests", retry_after_ms=int(wait * 1_000) + 1)
+
+    @staticmethod
+    def _take_token(conn: Connection) -> None:
+        config = conn.reactor.config
+        wait = conn.requests.take(conn.reactor.now(), config.requests_per_second, config.requests_burst)
+        if wait:
+            raise ChatError("rate_limited", "too many requests", retry_after_ms=int(wait * 1_000) + 1)
 
     @staticmethod
     def _exempt(conn: Connection) -> bool:
@@ -137,22 +170,26 @@ class Dispatch:
     # ------------------------------------------------------------------ tasks
 
     def _may_start(self, conn: Connection, handler: Handler, body: bytes) -> bool:
-        if self._tasks >= TASKS:
+        places = self._places_of(handler)
+        if places.taken >= places.most:
             conn.hold(body)
-            self._parked.append(conn)
+            places.parked.append(conn)
             return False
         if handler.order is Order.READ and conn.reads >= READS:
             conn.hold(body)
             return False
         return True
 
+    def _places_of(self, handler: Handler) -> Places:
+        return self._openings if handler.order is Order.OPENING else self._places
+
     def _start(
         self, conn: Connection, handler: Handler, request: AnyRequest, wait: Callable[[], Awaitable[None]] | None
     ) -> None:
         if self._nursery is None:
             raise RuntimeError("the dispatch does not run yet")
-        self._tasks += 1
-        self._metrics.tasks.set(self._tasks)
+        self._places_of(handler).taken += 1
+        self._metrics.tasks.set(self.tasks)
         if handler.order is Order.READ:
             conn.reads += 1
         else:
@@ -164,7 +201,7 @@ class Dispatch:
     ) -> None:
         begun = trio.current_time()
         try:
-            reply = await self._run(conn, handler, request, wait)
+            self._reply(conn, request, await self._run(conn, handler, request, wait))
         except ChatError as error:
             self._refuse(conn, request, error)
         except PartError as error:
@@ -172,12 +209,10 @@ class Dispatch:
         except Exception:  # noqa: BLE001  # a fault of ours in one request: told in full, and the other connections are served on
             _log.exception("request failed", type=h_name(type(request)))
             self._refuse(conn, request, Unavailable("edge", "the server has failed at this request"))
-        else:
-            self._reply(conn, request, reply)
         finally:
-            self._tasks -= 1
+            self._places_of(handler).taken -= 1
             self._timers[type(request)].observe(trio.current_time() - begun)
-            self._metrics.tasks.set(self._tasks)
+            self._metrics.tasks.set(self.tasks)
             self._done(conn, handler)
 
     async def _run(
@@ -200,8 +235,7 @@ class Dispatch:
         else:
             conn.unblock(RUNNING)
         conn.settled()
-        for _ in range(min(len(self._parked), UNPARK)):
-            self._parked.popleft().unblock(HELD)
+        self._places_of(handler).unpark()
 
     # ------------------------------------------------------------------ answers
 
@@ -226,8 +260,9 @@ class Dispatch:
             conn.fail(error, frame)
             return
         conn.send(frame)
-        if type(request) in (Login, Register, Resume) and error.code == "bad_credentials":
-            self._tries.count(conn.address, conn.reactor.now())
+        if type(request) in TRIES and error.code in ("bad_credentials", "token_expired"):
+            if error.code == "bad_credentials":  # a token is not to be guessed
+                self._tries.count(conn.address, conn.reactor.now())
             conn.tries += 1
             if conn.tries >= conn.reactor.config.login_tries:
                 conn.close(Goodbye.RATE, "too many tries to log in", 10_000)

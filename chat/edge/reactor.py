@@ -270,6 +270,7 @@ class Reactor:
             await trio.sleep_until(at)
             self._held += 1
             self._look(self.now())
+            self.dispatch.tick()
             self.release()
             if not self._listening and self._accept_again and self.now() >= self._accept_again:
                 self._accept_again = 0.0

@@ -7,8 +7,10 @@ import pytest
 import trio
 
 from chat import protocol as p
-from chat.edge.connection import OPEN
+from chat.edge.connection import HELD, OPEN
+from chat.edge.context import Handler, Order
 from chat.edge.handlers import HANDLERS
+from chat.errors import ChatError
 from tests.fakes.small_edge import small_edge, text, until
 from tests.integration.raw import Raw, encoded
 
@@ -258,3 +260,90 @@ async def test_a_fault_of_ours_ends_one_connection_and_not_the_edge() -> None:
         await raw.send("send", to=1, stream=5, seq=0, text="x")
         await raw.goodbye(2001)
         await other.alive()
+
+
+async def test_more_than_run_at_a_time_before_a_frame_too_long_have_their_answers() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+        small.gate = trio.Event()
+        frames = [{"type": "friends", "rid": rid} for rid in range(20)]
+        await raw.send_bytes(b"".join(map(encoded, frames)) + struct.pack(">I", 1 << 30))
+        await until(2, lambda: small.edge.dispatch.tasks == 8)
+        small.gate.set()
+        assert {(await raw.expect("friends"))["rid"] for _ in range(20)} == set(range(20))
+        await raw.expect("error", code="too_long")
+        await raw.goodbye(1004)
+
+
+async def test_log_ins_do_not_wait_behind_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.edge.dispatch.TASKS", 2)
+    async with small_edge(heartbeat_ms=1_000) as small:
+        raw = await small.client(1)
+        small.gate = trio.Event()
+        for rid in range(4):
+            await raw.send("friends", rid=rid)
+        await until(2, lambda: small.edge.dispatch.tasks == 2)
+        with trio.fail_after(5):
+            await small.client(2)
+        small.gate.set()
+        for rid in range(4):
+            await raw.expect("friends", rid=rid)
+
+
+async def test_those_who_left_do_not_keep_others_waiting_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.edge.dispatch.TASKS", 1)
+    async with small_edge(heartbeat_ms=60_000) as small:
+        first, *leaving, last = [await small.client(1, f"device-{n}") for n in range(12)]
+        small.gate = trio.Event()
+        for raw in (first, *leaving, last):
+            await raw.send("friends", rid=1)
+            await raw.send("heartbeat")
+            await raw.expect("heartbeat")
+        for raw in leaving:
+            await raw.stream.aclose()
+        await until(2, lambda: len(small.edge.hub.all_sessions()) == 2)
+        small.gate.set()
+        await first.expect("friends")
+        await last.expect("friends", seconds=3)
+
+
+async def test_one_who_waits_for_a_place_pays_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.edge.dispatch.TASKS", 1)
+    async with small_edge(requests_burst=9, requests_per_second=0.001, heartbeat_ms=50, heartbeat_misses=100) as small:
+        first, second = await small.client(1), await small.client(2)
+        small.gate = trio.Event()
+        await first.send("friends", rid=1)
+        await until(2, lambda: small.edge.dispatch.tasks == 1)
+        conn = next(c for c in small.edge.reactor.connections.values() if c.user == 2)
+        conn.requests.tokens = 1
+        await second.send("friends", rid=1)
+        for _ in range(4):
+            await second.send("heartbeat")
+            await second.expect("heartbeat")
+            conn.unblock(HELD)
+        small.gate.set()
+        await second.expect("friends")
+
+
+async def test_an_answer_that_cannot_be_written_harms_nobody_else() -> None:
+    async with small_edge() as small:
+        raw, other = await small.client(1), await small.client(2)
+        small.friends = [object()]  # type: ignore[list-item]
+        await raw.refused("unavailable", "friends")
+        await raw.alive()
+        await other.alive()
+
+
+async def test_tries_of_a_password_are_limited_behind_log_in_too() -> None:
+    async with small_edge() as small:
+        raw = await small.client(1)
+
+        async def wrong(*_: object) -> None:
+            raise ChatError("bad_credentials", "the old password is wrong")
+
+        small.handlers[p.ChangePassword] = Handler(wrong, Order.CHANGE)
+        for _ in range(5):
+            await raw.send("change_password", old="x", new="long enough")
+        for _ in range(5):
+            await raw.expect("error", code="bad_credentials")
+        await raw.goodbye(3001)
