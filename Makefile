@@ -3,7 +3,7 @@ MAX_TEST_S ?= 900
 BIN := .venv/bin
 PYTEST := timeout --signal=INT --kill-after=60 $(MAX_TEST_S) $(BIN)/pytest
 
-.PHONY: run test lint unit chaos bench bench-micro down clean setup setup-dev
+.PHONY: run test lint unit chaos recovery-table bench bench-micro down clean setup setup-dev
 
 run: setup
 	@$(BIN)/chat up
@@ -21,8 +21,13 @@ lint: setup-dev
 unit: setup-dev
 	$(PYTEST) -q tests/unit tests/property
 
+# Every part killed, frozen, starved: 40 minutes that want the machine for themselves. CHAT_SEED=… makes a run's choices again,
+# CHAT_PATIENCE=3 multiplies what may take how long. What it measured is put into docs/failures.md by recovery-table.
 chaos: setup-dev
 	$(BIN)/pytest -m chaos -v
+
+recovery-table: setup-dev
+	$(BIN)/python -m tests.harness.table .chat-chaos/recovery.json docs/failures.md
 
 # A cluster of its own, every row of docs/performance.md: half an hour that wants the machine for itself. BENCH="light storm"
 BENCH ?=
@@ -40,7 +45,7 @@ down:
 clean:
 	@[ ! -x $(BIN)/chat ] || $(BIN)/chat down
 	@[ ! -d .chat-bench ] || $(BIN)/chat down --state .chat-bench
-	rm -rf .chat .chat-bench .venv kafka/jars .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .chat .chat-bench .chat-chaos .venv kafka/jars .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 setup:
 	@scripts/setup.sh
