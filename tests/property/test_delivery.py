@@ -120,8 +120,9 @@ class Delivery(RuleBasedStateMachine):
         for _, connection in self.links():
             while connection.loose and fate in ("in order", "backwards"):
                 self.world.deliver(connection, 0 if fate == "in order" else -1)
-            if fate == "lose":
+            if fate == "lose" and connection.loose:
                 connection.loose.clear()
+                connection.lost = True
 
     @precondition(lambda self: any(c.loose for _, c in self.links()))
     @rule(data=st.data(), what=st.sampled_from(["one", "again", "lose"]))
@@ -130,6 +131,7 @@ class Delivery(RuleBasedStateMachine):
         index = data.draw(st.integers(0, len(connection.loose) - 1))
         if what == "lose":
             del connection.loose[index]
+            connection.lost = True
         else:
             self.world.deliver(connection, index, repeat=what == "again")
 
@@ -192,9 +194,15 @@ class Delivery(RuleBasedStateMachine):
         if self.world.is_member:
             self.world.leave()
         else:
-            self.world.join()
-            if fresh:
-                self.devices["c"].begin_again("g7", self.now)
+            self.back_in_the_group(fresh)
+
+    def back_in_the_group(self, fresh: bool) -> None:
+        """The edge hints; whether the client knows that he was away is left open."""
+        self.world.join()
+        if fresh:
+            self.devices["c"].begin_again("g7", self.now)
+        else:
+            self.devices["c"].resync("g7", self.now)
 
     @rule(name=st.sampled_from(["a", "b"]), count=st.integers(1, 4), fate=fates, fresh=st.booleans())
     def chat_behind_the_back_of_a_former_member(self, name: str, count: int, fate: str, fresh: bool) -> None:
@@ -202,9 +210,7 @@ class Delivery(RuleBasedStateMachine):
         if self.world.is_member:
             self.world.leave()
         self.chat(name, 1, count, fate, stored=False)
-        self.world.join()
-        if fresh:
-            self.devices["c"].begin_again("g7", self.now)
+        self.back_in_the_group(fresh)
         self.chat(name, 1, count, fate, stored=False)
 
     @rule(name=devices, which=st.integers(0, 2), refusal=st.sampled_from(REFUSALS[-4:]), served=st.booleans())
@@ -221,44 +227,83 @@ class Delivery(RuleBasedStateMachine):
         while device.connection.requests:
             self.world.serve(device.connection, refusal)
 
+    @rule(name=devices, victim=devices, which=st.integers(0, 2), stored=st.booleans())
+    def a_disk_is_lost_when_live_deliveries_are_ahead_of_persist(
+        self, name: str, victim: str, which: int, stored: bool
+    ) -> None:
+        self.chat(name, which, 1, "in order", stored)
+        self.receive_syncs()
+        self.chat(name, which, 1, "in order", stored=False)
+        self.serve(100, None)
+        self.devices[victim].lose_disk()
+        self.devices[victim].connect(self.now)
+        self.receive_syncs()
+
+    @rule(name=devices, victim=devices, which=st.integers(0, 2))
+    def a_disk_is_lost_before_a_resend(self, name: str, victim: str, which: int) -> None:
+        """The resend is a duplicate in the log, and comes live before the new life has its heads."""
+        self.chat(name, which, 1, "in order", stored=True)
+        sender = self.devices[name]
+        if sender.composed < 30:
+            sender.compose(TARGETS[sender.user][which % len(TARGETS[sender.user])], self.now)
+        self.serve(100, None)
+        for p in PARTITIONS:
+            for stop in ("appended", "acknowledged"):
+                self.produce(p, 100, stop)
+        self.route(100, "in order")
+        for device, connection in self.links():
+            while device is not sender and device.connection is connection and connection.frames:
+                device.receive(self.now)
+        self.serve(100, None)
+        self.devices[victim].lose_disk()
+        self.devices[victim].connect(self.now)
+        sender.connect(self.now)
+        assert sender.connection is not None
+        while sender.connection.requests:
+            self.world.serve(sender.connection)
+        for p in PARTITIONS:
+            self.produce(p, 100, "acknowledged")
+        self.route(100, "in order")
+        self.receive(100)
+
     # ------------------------------------------------------------------ at rest
 
     @rule()
     def settle(self) -> None:
-        """Faults stop, what is away comes back, and everything moves until nothing does."""
-        world = self.world
-        while world.ghosts:
-            world.haunt(0)
-        for name in USERS:
-            if self.devices[name] not in [d for d, _ in self.links()]:
-                self.devices[name].connect(self.now)
-        for _ in range(400):
-            moved = self.move()
-            if moved:
-                continue
-            due = [t for d in self.devices.values() if (t := d.next_tick()) is not None]
-            if not due or (min(due) > self.now + 30 and not any(len(d.outbox) for d in self.devices.values())):
-                if not self.backstop():
-                    break
-                continue
-            self.now = max(self.now, min(due))
-            for device in self.devices.values():
-                device.tick(self.now)
-        else:
-            raise AssertionError("no rest after 400 rounds")
+        """Faults stop, what is away comes back, and everything moves until nothing does: first without the periodic sync."""
+        while self.world.ghosts:
+            self.world.haunt(0)
+        for device, connection in self.links():
+            if connection.lost:  # the edge knows and hints
+                connection.lost = False
+                for timeline in device.readers:
+                    device.resync(timeline, self.now)
+        self.run_until_quiet()
+        for device in self.devices.values():
+            device.check_everything_shown()
+        self.backstop()
+        self.run_until_quiet()
         for device in self.devices.values():
             device.check_everything_shown()
         self.check_history()
 
-    def backstop(self) -> bool:
-        """The periodic sync, once: a delivery may have been lost and nothing come behind it."""
-        before = [(d.name, t, r.known) for d in self.devices.values() for t, r in d.readers.items()]
+    def run_until_quiet(self) -> None:
+        for _ in range(400):
+            if self.move():
+                continue
+            due = [t for d in self.devices.values() if (t := d.next_tick()) is not None]
+            if min(due) > self.now + 30 and not any(len(d.outbox) for d in self.devices.values()):
+                return
+            self.now = max(self.now, min(due))
+            for device in self.devices.values():
+                device.tick(self.now)
+        raise AssertionError("no rest after 400 rounds")
+
+    def backstop(self) -> None:
+        """The periodic sync."""
         self.now += 400.0
         for device in self.devices.values():
             device.tick(self.now)
-        while self.move():
-            pass
-        return before != [(d.name, t, r.known) for d in self.devices.values() for t, r in d.readers.items()]
 
     def move(self) -> bool:
         world, moved = self.world, False

@@ -82,6 +82,7 @@ class Connection:
         self.requests: deque[AnyRequest] = deque()
         self.frames: deque[AnyEvent] = deque()
         self.loose: list[bytes] = []
+        self.lost = False  # some of them never came
         self.window = Window()
         self.waiting: dict[tuple[str, int, int], int] = {}  # message → records not acknowledged
         self.syncs: list[PendingSync] = []
