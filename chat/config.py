@@ -79,6 +79,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True):
 
 class RouterConfig(Struct, frozen=True, kw_only=True):
     name: str = "router-1"
+    instance: str = ""  # a name that no other router has: one that is killed and restarted has its partitions at once
     metrics: str = ""
     max_records: int = 2_000  # a cycle
     linger_ms: float = 3.0
@@ -89,6 +90,7 @@ class RouterConfig(Struct, frozen=True, kw_only=True):
 
 class PersistConfig(Struct, frozen=True, kw_only=True):
     name: str = "persist-1"
+    instance: str = ""  # a name that no other persist has: one that is killed and restarted has its partitions at once
     metrics: str = ""
     max_records: int = 2_000  # a transaction
     linger_ms: float = 20.0  # nobody waits for persist but a sync; half as many transactions, fetches and flushes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from zlib import crc32
 
 import structlog
 import trio
@@ -26,11 +27,12 @@ class KafkaGroupConsumer:
     Every rebalance takes all partitions away and gives some (or the same) anew: they are placed again by `seek`.
     """
 
-    def __init__(self, config: KafkaConfig, group: str, topics: Sequence[str], instance: str | None) -> None:
+    def __init__(self, config: KafkaConfig, group: str, topics: Sequence[str], instance: str) -> None:
         self._config = config
         self._group = group
         self._topics = list(topics)
-        self._instance = instance
+        # To a static member that comes back the broker gives what it had, whatever it subscribes to by now.
+        self._instance = f"{instance}-{crc32(','.join(self._topics).encode()):08x}" if instance else None
         self._seconds = config.request_timeout_ms / 1000 + 1
         self._fetcher = Fetcher(config)
         self._member: Member | None = None
@@ -98,7 +100,7 @@ class KafkaGroupConsumer:
         return self._fetcher.lag()
 
     async def close(self) -> None:
-        """Leaves the group (unless the membership is static)."""
+        """Leaves the group."""
         self._fetcher.close()
         self._leave()
         await self._closing.finish()
@@ -158,11 +160,11 @@ class KafkaGroupConsumer:
 
 @asynccontextmanager
 async def open_group_consumer(
-    config: KafkaConfig, group: str, topics: Sequence[str], instance: str | None = None
+    config: KafkaConfig, group: str, topics: Sequence[str], instance: str = ""
 ) -> AsyncIterator[KafkaGroupConsumer]:
-    """A member of `group` that reads `topics`. With `instance` (unique within the group) the membership is static: a
-    process that comes back within the session time-out gets the same partitions without a rebalance. Joins at the
-    first `poll`."""
+    """A member of `group` that reads `topics`. With `instance` the membership is static: a process that was killed and comes
+    back within the session time-out gets the same partitions at once, and nobody else's are touched. Two that live under
+    one `instance` would throw each other out for ever. Joins at the first `poll`."""
     consumer = KafkaGroupConsumer(config, group, topics, instance)
     try:
         yield consumer

@@ -113,7 +113,8 @@ class Member:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def leave(self) -> None:
-        """Leaves the group, unless the membership is static."""
+        """Leaves the group, a static member too: what it had goes to the others now, not after the session time-out."""
+        self._coordinator._group_instance_id = None  # aiokafka leaves only without it
         try:
             await self._coordinator.close()
         finally:

@@ -45,7 +45,7 @@ async def run_persist(
     ):
         names = await _checked(database, admin, topics)
         async with (
-            open_group_consumer(config.kafka, f"{topics.namespace}-persist", names) as consumer,
+            open_group_consumer(config.kafka, f"{topics.namespace}-persist", names, settings.instance) as consumer,
             trio.open_nursery() as nursery,
         ):
             heads = Heads(settings.stream_entries)

@@ -37,7 +37,7 @@ async def run_router(
     ):
         generations = await message_topics(admin, topics)
         async with (
-            open_group_consumer(config.kafka, f"{topics.namespace}-router", generations) as consumer,
+            open_group_consumer(config.kafka, f"{topics.namespace}-router", generations, settings.instance) as consumer,
             trio.open_nursery() as nursery,
         ):
             breaker = Breaker(redis, metrics.broadcasting)

@@ -116,12 +116,12 @@ class Assembly:
     def _router(self, number: int) -> Part:
         name = f"router-{number}"
         metrics = f"{HOST}:{self._port(name, 'metrics', ROUTER_METRICS + number)}"
-        return self._service(name, "router", metrics, {"metrics": metrics}, 10)
+        return self._service(name, "router", metrics, {"metrics": metrics, "instance": name}, 10)
 
     def _persist(self, number: int) -> Part:
         name = f"persist-{number}"
         metrics = f"{HOST}:{self._port(name, 'metrics', PERSIST_METRICS + number)}"
-        return self._service(name, "persist", metrics, {"metrics": metrics}, 10)
+        return self._service(name, "persist", metrics, {"metrics": metrics, "instance": name}, 10)
 
     def _service(self, name: str, role: Role, address: str, flags: Mapping[str, str], stop_s: float) -> Part:
         given = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
