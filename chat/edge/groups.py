@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from chat.edge import notices
 from chat.edge.context import Context, Session
+from chat.edge.pages import BUDGET
 from chat.edge.paging import pack, unpack
 from chat.errors import ChatError
 from chat.persist.queries import places
@@ -26,11 +27,12 @@ from chat.protocol import (
     Member,
     MembersReply,
     Ok,
+    encode,
 )
 from chat.records import TimelineRecord, group_timeline, message_records, notice, user_timeline
 
 MEMBERS_PAGE = 500
-MOST_GROUPS = 4_000  # in one answer
+MOST_GROUPS = 4_000  # that a user may be in; `logged_in` names them all, in one frame
 
 
 class Standing(NamedTuple):
@@ -59,6 +61,7 @@ async def group_create(context: Context, session: Session, request: GroupCreate)
             raise ChatError("not_found", f"no user {missing[0]}")
         if blocks.rows:
             raise ChatError("blocked", f"user {blocks.rows[0][0]} has blocked you")
+    await _has_room(context, [me, *members])
     (made,) = await database.write(
         [
             Statement(
@@ -87,6 +90,7 @@ async def group_join(context: Context, session: Session, request: GroupJoin) -> 
         )
         if not invited.rows:
             raise ChatError("forbidden", "by invitation only")
+    await _has_room(context, [me])
     await notices.publish(context, _change(context, "group_joined", me, group=group, user=me, name=session.name))
     await context.hub.join(me, group)
     await _drop_invitation(context, group, me)
@@ -166,7 +170,15 @@ async def groups(context: Context, session: Session, request: Groups) -> GroupsR
             )
         ]
     )
-    return GroupsReply(groups=[GroupInfo(*row) for row in result.rows])
+    found: list[GroupInfo] = []
+    size = 0
+    for row in result.rows:
+        info = GroupInfo(*row)
+        size += len(encode(info)) + 1
+        if size > BUDGET:
+            break
+        found.append(info)
+    return GroupsReply(groups=found)
 
 
 async def group_members(context: Context, session: Session, request: GroupMembers) -> MembersReply:
@@ -209,6 +221,20 @@ async def _standing(context: Context, group: int, user: int) -> Standing:
         raise ChatError("not_found", "no such group")
     name, is_open, owner, inside = result.rows[0]
     return Standing(name, bool(is_open), owner, bool(inside))
+
+
+async def _has_room(context: Context, users: Sequence[int]) -> None:
+    (full,) = await context.services.store.read(
+        [
+            Statement(
+                f"SELECT user FROM members WHERE user IN ({places(users)}) AND to_position IS NULL"
+                " GROUP BY user HAVING COUNT(*) >= %s LIMIT 1",
+                (*users, MOST_GROUPS),
+            )
+        ]
+    )
+    if full.rows:
+        raise ChatError("forbidden", f"user {full.rows[0][0]} is in as many groups as one may be")
 
 
 async def _name_of(context: Context, user: int) -> str:

@@ -136,13 +136,13 @@ class Lane:
     async def _bounded(self, call: Call, statements: Sequence[Statement]) -> list[Result]:
         await self._turn()
         guard = self.guard
-        outcome: list[list[Result] | PartError] = []
+        outcome: list[list[Result] | Exception] = []
         done = trio.Event()
 
         async def carry() -> None:
             try:
                 outcome.append(await call(statements))
-            except PartError as error:
+            except Exception as error:  # noqa: BLE001  # raised again in who asked, not in all that ask
                 outcome.append(error)
             finally:
                 self._turns.release()
@@ -157,6 +157,6 @@ class Lane:
             raise PartAway("mysql", f"no answer within {guard.seconds:g} s")
         if isinstance(outcome[0], PartAway):
             guard.trip()
-        if isinstance(outcome[0], PartError):
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0]

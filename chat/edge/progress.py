@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 import structlog
 import trio
 
-from chat.errors import PartAway, PartError
+from chat.errors import PartError
 from chat.ports import Database, LogAdmin, Statement
 from chat.positions import position
 from chat.records import TopicPartition
@@ -122,7 +122,7 @@ class EdgeProgress:
                 pause = _FIRST_S
             try:
                 result = await self._database.read([Statement(sql, [self._topic])])
-            except PartAway as error:
+            except PartError as error:
                 _log.warning("persist's offsets not read", error=error.message)
                 await trio.sleep(_AWAY_S * random.uniform(0.5, 1.0))
                 continue

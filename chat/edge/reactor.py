@@ -208,7 +208,12 @@ class Reactor:
                 self._accept_again = self.now() + ACCEPT_PAUSE_S
                 self._accepting(False)
                 return
-            self._take(sock, str(peer[0]), state)
+            try:
+                self._take(sock, str(peer[0]), state)
+            except OSError as error:  # gone already, or more than epoll may watch
+                _log.warning("a connection cannot be served", error=str(error))
+                self.connections.pop(sock.fileno(), None)
+                sock.close()
 
     def _take(self, sock: socket.socket, address: str, state: int) -> None:
         sock.setblocking(False)

@@ -27,7 +27,7 @@ from chat.protocol import Ack, Error
 from chat.records import Receipts, Topics, message_records, notice, receipts_record
 
 LOOKUPS: Final = 50  # sessions in one crossing
-LOOKUP_ROWS: Final = 1_000
+LOOKUP_ROWS: Final = 1_000  # the newest, looked at per session
 PENDING: Final = 100_000  # (connection, timeline) pairs
 
 _log = structlog.get_logger()
@@ -146,8 +146,9 @@ class ReceiptsLog:
     async def _look_up(self) -> None:
         lookups, self._lookups = self._lookups[:LOOKUPS], self._lookups[LOOKUPS:]
         sql = (
-            "SELECT sender, stream, MAX(seq) FROM (SELECT sender, stream, seq FROM messages WHERE timeline = %s"
-            " AND position > %s AND position <= %s AND receipt = 1 AND kind = 'text' LIMIT %s) AS m GROUP BY sender, stream"
+            "SELECT sender, stream, MAX(seq) FROM (SELECT sender, stream, seq, receipt, kind FROM messages"
+            " WHERE timeline = %s AND position > %s AND position <= %s ORDER BY position DESC LIMIT %s) AS m"
+            " WHERE receipt = 1 AND kind = 'text' GROUP BY sender, stream"
         )
         args: list[list[Any]] = [[f"u{user}", after, pos, LOOKUP_ROWS] for user, after, pos in lookups]
         try:

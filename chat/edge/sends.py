@@ -19,7 +19,7 @@ from chat.edge.clock import EdgeClock
 from chat.edge.connection import Connection
 from chat.edge.context import Context
 from chat.edge.directory import Directory
-from chat.edge.dispatch import Later
+from chat.edge.dispatch import Dispatch, Later
 from chat.edge.hub import EdgeHub
 from chat.edge.publisher import EdgePublisher, MessageParcel, NoticeParcel, accepted
 from chat.edge.receipts import ReceiptsLog
@@ -29,6 +29,7 @@ from chat.protocol import Message, encode
 from chat.records import RECEIPT_HEADER, Headers, message_records, notice
 
 LANES: Final = 4_000  # (conversation, stream) pairs of a connection
+GROWTH: Final = 512  # a message may be longer than the frame that brought it: who sent it, and when
 _ASKED_FOR: Final[Headers] = ((RECEIPT_HEADER, b""),)
 
 
@@ -136,9 +137,12 @@ class Intake:
             kind="text", text=request.text, extra=extra,
         )  # fmt: skip
         try:
-            return sent_at, encode(message)
+            value = encode(message)
         except (OverflowError, TypeError, ValueError, RecursionError) as error:
             raise ChatError("bad_request", f"send: extra: {error}") from None
+        if len(value) > self._config.max_frame + GROWTH:  # 1e15 is written as 1000000000000000.0
+            raise ChatError("bad_request", "send: extra: numbers that are longer when written out")
+        return sent_at, value
 
     # ------------------------------------------------------------------ ack, read
 
@@ -172,7 +176,9 @@ class Intake:
         message = notice("read", sender=user, to=user if to is None else to, sent_at=self._clock.sent_at(user), extra=extra)
 
         def failed(error: ChatError) -> None:
-            conn.send(protocol.Error(code=error.code, message=error.message, retriable=error.retriable, rid=request.rid))
+            refusal = Dispatch.error_frame(error)
+            refusal.rid = request.rid
+            conn.send(refusal)
 
         self._publisher.offer(message_records(message, timelines), NoticeParcel(len(timelines), failed))
 

@@ -28,6 +28,7 @@ AT_ONCE: Final = 1_000  # users in one look-up
 LEASES_S: Final = 3.0  # leases are checked this often
 FRIENDS_S: Final = 60.0  # and whether they are friends still
 AGAIN_S: Final = 1.0  # after an event
+SESSIONS_AT_ONCE: Final = 50  # whose friends are looked up by one read
 
 
 class Place(NamedTuple):
@@ -147,20 +148,24 @@ class Watches:
         """Who is a friend no longer is watched no longer."""
         while True:
             await trio.sleep(FRIENDS_S * random.uniform(0.8, 1.2))
-            for session, users in list(self._watched.items()):
-                if not users:
-                    continue
+            watched = [(session, users) for session, users in self._watched.items() if users]
+            for n in range(0, len(watched), SESSIONS_AT_ONCE):
+                some = watched[n : n + SESSIONS_AT_ONCE]
                 try:
-                    friends = await friends_among(self._database, session.user, users)
+                    found = await self._database.read([_friends_among(session.user, users) for session, users in some])
                 except PartError:
                     break
-                if self._watched.get(session) != users:
-                    continue
-                for user in users - friends:
-                    self._watchers[user].discard(session)
-                    if not self._watchers[user]:
-                        self._forget(user)
-                self._watched[session] = users & friends
+                for (session, users), result in zip(some, found, strict=True):
+                    self._keep(session, users, users.intersection(r[0] for r in result.rows))
+
+    def _keep(self, session: Session, users: frozenset[int], friends: frozenset[int]) -> None:
+        if self._watched.get(session) != users:
+            return  # it watches others now
+        for user in users - friends:
+            self._watchers[user].discard(session)
+            if not self._watchers[user]:
+                self._forget(user)
+        self._watched[session] = friends
 
     # ------------------------------------------------------------------ what Redis says
 
@@ -210,8 +215,10 @@ class Watches:
 
 def _places(values: Iterable[bytes]) -> Iterable[Place]:
     for value in values:
-        edge, incarnation, *_ = value.decode().split(" ")
-        yield Place(edge, int(incarnation))
+        edge, _, rest = value.partition(b" ")
+        incarnation = rest.partition(b" ")[0]
+        if incarnation.isdigit():  # what another wrote there is nowhere
+            yield Place(edge.decode(errors="replace"), int(incarnation))
 
 
 class _Lease(msgspec.Struct):
@@ -222,22 +229,24 @@ def _incarnation(reply: bytes | None) -> int | None:
     if reply is None:
         return None
     decode = msgspec.json.decode if reply[:1] == b"{" else msgspec.msgpack.decode
-    return decode(reply, type=_Lease).incarnation
+    try:
+        return decode(reply, type=_Lease).incarnation
+    except msgspec.DecodeError:
+        return None
 
 
 async def friends_among(database: Database, user: int, users: Collection[int]) -> frozenset[int]:
     """Which of `users` are friends of `user`. Raises PartError."""
     if not users:
         return frozenset()
-    (result,) = await database.read(
-        [
-            Statement(
-                f"SELECT other FROM friends WHERE user = %s AND other IN ({places(users)}) AND state = 'friend'",
-                (user, *users),
-            )
-        ]
-    )
+    (result,) = await database.read([_friends_among(user, users)])
     return frozenset(r[0] for r in result.rows)
+
+
+def _friends_among(user: int, users: Collection[int]) -> Statement:
+    return Statement(
+        f"SELECT other FROM friends WHERE user = %s AND other IN ({places(users)}) AND state = 'friend'", (user, *users)
+    )
 
 
 async def watch(context: Context, session: Session, request: Watch) -> Presence:

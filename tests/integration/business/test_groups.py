@@ -147,3 +147,22 @@ async def test_members_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -
     first = await world.ask(sessions[0], p.GroupMembers(group=group))
     for bad in (first.next, "x", "", "WyJtIl0", "§§§"):
         await refused(world, sessions[0], p.GroupMembers(group=other, after=bad), "bad_request")
+
+
+async def test_one_is_in_a_bounded_number_of_groups(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "MOST_GROUPS", 2)
+    anna, bert = [await world.online(n) for n in ("anna", "bert")]
+    for _ in range(2):
+        await create(world, anna, bert)
+    carl = await world.online("carl")
+    await refused(world, carl, p.GroupCreate(name="x", members=[bert.user]), "forbidden")
+    is_open = await create(world, carl, is_open=True)
+    await refused(world, bert, p.GroupJoin(group=is_open), "forbidden")
+
+
+async def test_groups_with_long_names_fit_a_frame(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "BUDGET", 2_000)
+    anna = await world.online("anna")
+    for _ in range(4):
+        await world.ask(anna, p.GroupCreate(name="\x01" * 128))  # six bytes each
+    assert len(await mine(world, anna)) == 2

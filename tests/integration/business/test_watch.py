@@ -53,6 +53,18 @@ def told(session: Session) -> list[tuple[int, bool]]:
     return [(o.user, o.online) for frame in session.sent if isinstance(frame, p.Presence) for o in frame.users]
 
 
+async def test_what_others_wrote_into_redis_ends_nothing(world: World, friends: tuple[Session, Session]) -> None:
+    anna, bert = friends
+    world.memory.execute("HSET", f"t:loc:{bert.user}", "odd", b"\xff", "odder", "a b", "broken", "b 1 device-1")
+    world.memory.execute("SET", "t:edge:b", "no lease")
+    reply = await world.ask(anna, p.Watch(users=[bert.user]))
+    assert reply.users == [p.Online(bert.user, False)]
+    event(world, bert.user)
+    place(world, bert.user, "s1", "a 1")
+    event(world, bert.user)
+    await until(lambda: told(anna) == [(bert.user, True)])
+
+
 async def test_now_and_at_each_change(world: World, friends: tuple[Session, Session]) -> None:
     anna, bert = friends
     reply = await world.ask(anna, p.Watch(users=[bert.user, bert.user]))

@@ -167,3 +167,11 @@ async def test_who_is_cancelled_leaves_no_turn_behind(autojump_clock: MockClock,
 async def test_before_it_runs_it_is_away(autojump_clock: MockClock, flaky: Flaky) -> None:
     with pytest.raises(PartAway):
         await Guard(flaky, seconds=1.0).lane(1).read(ASK)
+
+
+async def test_a_fault_of_the_driver_is_the_askers_alone(autojump_clock: MockClock, flaky: Flaky, lane: Lane) -> None:
+    flaky.error = ValueError("a fault")
+    with pytest.raises(ValueError, match="a fault"):
+        await lane.read(ASK)
+    flaky.error = None
+    assert (await lane.read(ASK))[0].rows == ((1,),)

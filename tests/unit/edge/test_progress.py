@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from chat.edge.progress import EdgeProgress
-from chat.errors import PartAway
+from chat.errors import BadData, PartAway
+from chat.ports import Result, Statement
 from chat.positions import position
 from chat.records import Record, TopicPartition, partition_of
 from tests.fakes.kafka import FakeKafka, FakeLogAdmin
@@ -97,3 +99,21 @@ async def test_reached_waits_for_persist_and_polls_only_meanwhile(
     database.away = False
     database.offsets = [(number, 1, 0)]
     assert await progress.reached({"u1": position(0, 5)}, 2.0)
+
+
+async def test_a_table_that_refuses_for_a_moment_ends_nothing(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    kafka = FakeKafka()
+    kafka.create("m", 2)
+    database = FewUsers()
+    progress = make(FakeLogAdmin(kafka), database)
+    await nursery.start(progress.run)
+    real, refusals = database.read, [BadData("mysql", "1412: Table definition has changed")]
+
+    async def read(statements: Sequence[Statement]) -> list[Result]:
+        if refusals:
+            raise refusals.pop()
+        return await real(statements)
+
+    database.read = read  # type: ignore[method-assign]
+    database.offsets = [(0, 0, 5), (1, 0, 5)]
+    assert await progress.reached({"u1": position(0, 5)}, 5)

@@ -149,3 +149,23 @@ async def test_read_marks_go_to_both_or_to_the_readers_own_timeline() -> None:
         await ann.expect("error", code="forbidden", rid=3)
         await ann.send("read", to=99, sent_at=1)
         await ann.expect("error", code="not_found")
+
+
+async def test_what_grows_when_it_is_written_out_is_refused() -> None:
+    async with small_edge() as small:
+        ann = await small.client(1)
+        numbers = ",".join(["1e15"] * 10_000)
+        await ann.send_json('{"type":"send","to":1,"stream":5,"seq":0,"text":"x","extra":{"n":[' + numbers + "]}}")
+        await ann.expect("error", code="bad_request", stream=5, seq=0)
+        assert small.log("u1") == []
+
+
+async def test_a_read_mark_that_kafka_did_not_take_is_refused_in_full() -> None:
+    async with small_edge() as small:
+        ann = await small.client(1)
+        await ann.send("send", to=2, stream=5, seq=0, text="x")
+        await ann.expect("accepted")
+        small.kafka.fail_produce("lost", "lost")
+        await ann.send("read", to=2, sent_at=1, rid=8)
+        error = await ann.expect("error", code="unavailable", rid=8)
+        assert (error["part"], error["retriable"]) == ("kafka", True)
