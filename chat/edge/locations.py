@@ -14,9 +14,10 @@ sweep) is followed by `resync`, after it is written.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -29,6 +30,7 @@ from chat.metrics import EdgeMetrics
 from chat.ports import Command, Memory
 
 CHUNK: Final = 1_000  # sessions or groups in one pipeline
+PROBES: Final = 64  # of each are looked for at each renewal: a Redis that has lost keys is found within seconds
 DEAD_S: Final = 7 * 86_400  # a user's locations are forgotten when none was asserted for so long
 
 #: KEYS: the lease. ARGV: its value, incarnation, ms, "take" (at start: also another's). 1 held, 0 was gone, -1 another's.
@@ -64,6 +66,8 @@ if there then
 end
 return redis.call('HDEL', KEYS[1], ARGV[1])
 """
+
+T = TypeVar("T")
 
 _log = structlog.get_logger()
 
@@ -318,6 +322,24 @@ class Locations:
         before, self._run_id = self._run_id, await self._memory.run_id()
         if before not in ("", self._run_id):
             self._again("run_id")
+        elif await self._keys_missing():
+            self._again("keys")
+
+    async def _keys_missing(self) -> bool:
+        """Has Redis lost something of ours without a word (evicted, deleted by hand)? The sweep finds what these miss."""
+        sessions = [s for s in _some(self._hub.all_sessions()) if self._settled(s)]
+        groups = [group for group in _some(self._written) if self._group_settled(group)]
+        probes: list[Command] = [("HEXISTS", f"{self._prefix}loc:{s.user}", s.session) for s in sessions]
+        probes += [("HEXISTS", f"{self._prefix}group:{group}:edges", self._config.name) for group in groups]
+        replies = await self._memory.pipeline(probes) if probes else []
+        still = [*map(self._settled, sessions), *map(self._group_settled, groups)]
+        return any(reply == 0 and settled for reply, settled in zip(replies, still, strict=True))
+
+    def _settled(self, session: Connection) -> bool:
+        return session.registered and not session.ended and session.session not in self._sessions
+
+    def _group_settled(self, group: int) -> bool:
+        return self.group_written(group) and bool(self._hub.members_here(group))
 
     def _again(self, why: str) -> None:
         """Nothing in Redis is sure any more: write all of it, and let every session sync after that."""
@@ -358,6 +380,10 @@ class Locations:
         (reply,) = await self._memory.pipeline([("EVAL", GIVE_UP, 1, self._lease_key, str(self._incarnation))])
         if isinstance(reply, PartError):
             raise reply
+
+
+def _some(of: Collection[T]) -> list[T]:
+    return random.sample(list(of), min(len(of), PROBES))
 
 
 def _incarnation_of(lease: bytes | None) -> str:

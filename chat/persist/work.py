@@ -35,8 +35,9 @@ log = structlog.get_logger()
 _AROUND_DEAD: Final = 4_096
 
 #: Errors of MySQL that one record can cause: NULL, duplicate key, out of range, truncated, wrong value, wrong characters,
-#: too long, too large a packet. Others (no such table, no permission) would bury every record.
-DATA_ERRORS: Final = frozenset({1048, 1062, 1153, 1264, 1265, 1292, 1366, 1406, 1690})
+#: too long, too large a packet, a trigger's SIGNAL, a CHECK constraint (MySQL's, MariaDB's). Others (no such table, no
+#: permission) would bury every record.
+DATA_ERRORS: Final = frozenset({1048, 1062, 1153, 1264, 1265, 1292, 1366, 1406, 1644, 1690, 3819, 4025})
 
 #: partition → (its next offset in MySQL, records from there on, without a gap)
 Fetched = Mapping[TopicPartition, tuple[int, Sequence[Consumed]]]
