@@ -27,7 +27,7 @@ from chat.persist.offsets import read_offsets
 from chat.persist.parse import Dead, Parsed, parse_messages, parse_receipts
 from chat.persist.store import Store
 from chat.ports import Database, Producer
-from chat.records import Consumed, Record, TopicPartition, Topics, dead_headers
+from chat.records import Consumed, Record, TopicPartition, Topics, cut, dead_headers, size_of
 
 log = structlog.get_logger()
 
@@ -151,18 +151,8 @@ class Work:
 
     async def _bury(self, dead: Sequence[Dead]) -> None:
         """Returns when Kafka has acknowledged all of them. Raises PartError."""
-        batch: list[Record] = []
-        size = 0
         new = [d for d in dead if (d.partition, d.record.offset) not in self._buried]
-        for one in new:
-            record = self._dead_record(one)
-            cost = len(record.value) + len(record.key or b"") + _AROUND_DEAD
-            if batch and size + cost > self._max_bytes:
-                await self._produce(batch)
-                batch, size = [], 0
-            batch.append(record)
-            size += cost
-        if batch:
+        for batch in cut([self._dead_record(one) for one in new], self._max_bytes):
             await self._produce(batch)
         for one in new:
             self._buried.add((one.partition, one.record.offset))
@@ -171,13 +161,20 @@ class Work:
             log.error("dead record", topic=topic, partition=partition, offset=one.record.offset, why=one.why)
 
     def _dead_record(self, dead: Dead) -> Record:
-        record, value, room = dead.record, dead.record.value, self._max_bytes - 2 * _AROUND_DEAD
-        why = dead.why[:1_000]
+        """The record with why it is dead, cut to what a batch takes."""
+        record, why = dead.record, dead.why[:1_000]
+        room = self._max_bytes - 2 * _AROUND_DEAD
+        key, value, headers = record.key, record.value, record.headers
+        around = size_of(Record(key, b"", 0, headers))
+        if around > room // 2:  # not ours: its own headers are left out, and most of the key
+            why = f"{why} (key cut from {len(key or b'')} bytes, {len(headers)} headers left out)"
+            key, headers = key and key[:1_000], ()
+            around = size_of(Record(key, b"", 0))
+        room -= around
         if len(value) > room:
             why = f"{why} (value cut from {len(value)} to {room} bytes)"
             value = value[:room]
-        headers = (*record.headers, *dead_headers(*dead.partition, record.offset, why))
-        return Record(record.key, value, record.timestamp, headers)
+        return Record(key, value, record.timestamp, (*headers, *dead_headers(*dead.partition, record.offset, why)))
 
     async def _produce(self, batch: Sequence[Record]) -> None:
         where = TopicPartition(self._topics.dead, 0)
