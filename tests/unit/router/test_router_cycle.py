@@ -77,8 +77,9 @@ class World:
         return self.kafka.committed.get(GROUP, {}).get(P)
 
     @asynccontextmanager
-    async def router(self, **settings: Any) -> AsyncIterator[Router]:
-        consumer = FakeGroupConsumer(self.kafka, GROUP, [TOPICS.messages])
+    async def router(self, newest: int = 0, **settings: Any) -> AsyncIterator[Router]:
+        topics = [TOPICS.generation_topic(n) for n in range(newest + 1)]
+        consumer = FakeGroupConsumer(self.kafka, GROUP, topics)
         breaker = Breaker(self.redis, self.metrics.broadcasting)
         router = Router(
             RouterConfig(**settings),
@@ -90,6 +91,7 @@ class World:
             breaker=breaker,
             metrics=self.metrics,
             max_batch_bytes=self.kafka.max_batch_bytes,
+            newest=newest,
         )
         stop, ready = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
@@ -329,6 +331,19 @@ async def test_a_commit_beyond_the_end_is_refused_by_name(autojump_clock: MockCl
     with pytest.RaisesGroup(pytest.RaisesExc(SetupError, match=r"ends at 0.*committed 7"), flatten_subgroups=True):
         async with world.router():
             pass
+
+
+async def test_an_old_generation_that_was_lost_is_left_alone(autojump_clock: MockClock, world: World) -> None:
+    await world.edge("a", 1, 2)
+    world.kafka.committed[GROUP] = {P: 7}
+    world.write("u2")  # into the topic that was made anew; it is carried over
+    topic = TOPICS.generation_topic(1)
+    world.kafka.create(topic)
+    message = Message(sender=9, to=2, stream=1, seq=0, sent_at=1, kind="text", text="x")
+    world.kafka.log(TopicPartition(topic, 0)).append(r.record for r in message_records(message, ["u2"]))
+    async with world.router(newest=1):
+        await until(lambda: world.at("a"))
+    assert [d.pos for d in world.at("a")] == [2**44 + 1]
 
 
 async def test_a_new_generation_knows_nothing_of_the_old_one(autojump_clock: MockClock, world: World) -> None:

@@ -39,3 +39,12 @@ async def test_another_number_of_partitions_is_refused() -> None:
         await admin.create_topic("x.messages", 7, 1, {})
         with pytest.raises(SetupError, match=r"x\.messages has 7 partitions"):
             await create_topics(admin, "x", 1)
+
+
+async def test_the_first_generation_is_history_once_it_has_a_follower() -> None:
+    kafka = FakeKafka()
+    async with kafka.open_log_admin() as admin:
+        await admin.create_topic("x.messages.1", 7, 1, {})
+        assert "x.messages" not in await create_topics(admin, "x", 1)
+        await admin.create_topic("x.messages", 7, 1, {})
+        assert await create_topics(admin, "x", 1) == []
