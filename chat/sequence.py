@@ -129,7 +129,8 @@ class Sequences:
         gap = self._gaps.get(key)
         if gap is None or not gap.asked:
             return
-        asked, gap.asked = gap.asked, frozenset()
+        expected = self.expected[key]  # what lies below came by the chain since it was asked for
+        asked, gap.asked = {seq for seq in gap.asked if seq >= expected}, frozenset()
         brought = False
         for message in answer.messages:
             seq = message.seq

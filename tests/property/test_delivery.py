@@ -213,14 +213,22 @@ class Delivery(RuleBasedStateMachine):
         self.back_in_the_group(fresh)
         self.chat(name, 1, count, fate, stored=False)
 
-    @rule(name=devices, which=st.integers(0, 2), refusal=st.sampled_from(REFUSALS[-4:]), served=st.booleans())
-    def a_resend_is_refused(self, name: str, which: int, refusal: str, served: bool) -> None:
+    @rule(
+        name=devices,
+        which=st.integers(0, 2),
+        refusal=st.sampled_from(REFUSALS[-4:]),
+        served=st.booleans(),
+        boot=st.booleans(),
+    )
+    def a_resend_is_refused(self, name: str, which: int, refusal: str, served: bool, boot: bool) -> None:
         """Sent on one connection, refused on the next: was the first one taken?"""
         device = self.devices[name]
         device.connect(self.now)
         self.compose(name, which, 2)
         if served:
             self.serve(100, None)
+        if boot:
+            device.boot()
         device.connect(self.now)
         self.compose(name, which, 1)
         assert device.connection is not None

@@ -273,3 +273,14 @@ def test_a_fetch_ends_with_its_connection() -> None:
     r.connected(2.0, 10)
     assert r.synced(answer(text(12, 2), upto=13), 2.0) == []
     assert fetches(r.tick(3.0)) == [(1,)]
+
+
+def test_what_came_by_the_chain_meanwhile_is_not_taken_from_the_answer() -> None:
+    r = reader()
+    r.delivery(text(12, 4, 10), 0.0)
+    assert fetches(r.tick(1.0)) == [(1, 2, 3)]
+    assert seqs(r.delivery(text(13, 1, 12), 1.0)) == [1]
+    effects = r.fetched(*KEY, fetched(text(9, 1), text(11, 2), void=(3,)), 1.0)
+    assert seqs(effects) == [2, 4]
+    assert fetches(effects) == []
+    assert r.next_tick == 300.0
