@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 
 import structlog
+import trio
 
+from chat.backoff import Backoff
 from chat.edge import login_sql, tokens
 from chat.edge.context import Context, Opened, Session
 from chat.edge.logins import Banned, Entering, Found, Resuming, entry_of
@@ -17,6 +19,7 @@ from chat.records import PresenceEvent
 log = structlog.get_logger()
 
 NAME_LENGTH = 32
+TELLINGS = 5  # the password is changed already: the other edges are told again and again, and the user hears of success
 NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -45,7 +48,7 @@ async def register(context: Context, session: Session, request: Register) -> Reg
 
 async def login(context: Context, session: Session, request: Login) -> LoggedIn | None:
     _not_twice(session)
-    services = context.services
+    services, asked_at = context.services, trio.current_time()
     stored: tuple[int, str] | None = None
     if may_be_name(request.name):
         (result,) = await services.store.read([Statement("SELECT id, password FROM users WHERE name = %s", (request.name,))])
@@ -77,18 +80,18 @@ async def login(context: Context, session: Session, request: Login) -> LoggedIn 
     await services.tokens.keep({token_hash: (None, entry_of(found, now))})
     if services.passwords.outdated(password):
         await _rehash(context, user, password, request.password)
-    return await _open(context, session, found, token, token_hash)
+    return await _open(context, session, found, token, token_hash, asked_at=asked_at)
 
 
 async def resume(context: Context, session: Session, request: Resume) -> LoggedIn | None:
     _not_twice(session)
-    token_hash = tokens.hash_of(request.token)
+    token_hash, asked_at = tokens.hash_of(request.token), trio.current_time()
     try:
         found: Found = await context.services.logins.find(Resuming(token_hash, request.device))
     except Banned:
         session.close(Goodbye.BANNED, "banned")
         return None
-    return await _open(context, session, found, request.token, token_hash)
+    return await _open(context, session, found, request.token, token_hash, asked_at=asked_at)
 
 
 async def logout(context: Context, session: Session, request: Logout) -> None:
@@ -132,7 +135,15 @@ async def change_password(context: Context, session: Session, request: ChangePas
     event = PresenceEvent(
         event="end_sessions", user=user, at=context.clock.now(), session=session.session, code=Goodbye.LOGGED_OUT
     )
-    await context.publisher.tell([event])
+    backoff = Backoff()
+    for left in range(TELLINGS, 0, -1):
+        try:
+            await context.publisher.tell([event])
+        except Unavailable as error:
+            log.warning("sessions_elsewhere_not_ended", user=user, why=error.message, tries_left=left - 1)
+            await trio.sleep(backoff.next())
+        else:
+            break
     return Ok()
 
 
@@ -152,7 +163,9 @@ async def _rehash(context: Context, user: int, old: str, password: str) -> None:
         log.info("password_not_rehashed", user=user, why=str(error))
 
 
-async def _open(context: Context, session: Session, found: Found, token: str, token_hash: bytes) -> LoggedIn:
+async def _open(
+    context: Context, session: Session, found: Found, token: str, token_hash: bytes, *, asked_at: float
+) -> LoggedIn:
     opened = Opened(
         user=found.user,
         name=found.name,
@@ -162,6 +175,7 @@ async def _open(context: Context, session: Session, found: Found, token: str, to
         groups=found.groups,
         blocked_by=found.blocked_by,
         cursors=found.cursors,
+        asked_at=asked_at,
     )
     await context.hub.open(session, opened)
     if found.cached:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from chat.config import EdgeConfig
@@ -62,6 +63,7 @@ class Opened(NamedTuple):
     groups: frozenset[int]
     blocked_by: frozenset[int]  # these refuse what the user sends
     cursors: Mapping[str, int]
+    asked_at: float = inf  # trio's time before all this was read: what was heard since is newer
 
 
 class Hub(Protocol):
@@ -70,7 +72,8 @@ class Hub(Protocol):
     async def open(self, session: Session, opened: Opened) -> None:
         """Make the session known: local tables, location and groups in Redis (waits for the write, up to a bound; when it
         comes late the session gets `resync`), and the `login` event for the other edges, by which an older session of the
-        same device is replaced. From its return on deliveries are routed here, or a resync will come."""
+        same device is replaced. From its return on deliveries are routed here, or a resync will come. Raises Unavailable
+        where the user's sessions were ended since `asked_at`: what was found then may be so no longer."""
         ...
 
     def groups_of(self, user: int) -> frozenset[int]:
@@ -87,6 +90,10 @@ class Hub(Protocol):
 
     def blocked_by(self, user: int) -> frozenset[int]: ...
 
+    def set_blocked(self, user: int, by: int, blocked: bool) -> None:
+        """What `user` sends to `by` is refused here from now on, or is not."""
+        ...
+
 
 class Publisher(Protocol):
     """Produces by batches: one request in flight over all partitions."""
@@ -97,7 +104,8 @@ class Publisher(Protocol):
         ...
 
     async def tell(self, events: Sequence[PresenceEvent]) -> None:
-        """Events for all edges, best effort: logged where Kafka is away."""
+        """Events for all edges; returns when Kafka has them. Raises Unavailable when that is not known in a bounded time;
+        events are idempotent."""
         ...
 
     def partition(self, timeline: str) -> TopicPartition:

@@ -8,6 +8,7 @@ A session is known here from `open` until its connection begins to close.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
@@ -19,13 +20,15 @@ from chat.edge.connection import CLOSING, Connection
 from chat.edge.context import Opened, Session
 from chat.edge.limits import TokenBucket
 from chat.edge.locations import Locations
-from chat.errors import Goodbye
+from chat.errors import Goodbye, Unavailable
 from chat.metrics import EdgeMetrics
 from chat.protocol import Replaced, Resync, encode, frame
 from chat.records import PresenceEvent
 
 OPEN_WAIT_S = 1.0  # for the location to be written
 ANNOUNCE_MS = 5_000  # a session whose own event has not come by then counts as announced
+
+RECENT = 10_000  # events that one who logs in may have missed
 
 _NOBODY: frozenset[int] = frozenset()
 RESYNC_ALL = frame(encode(Resync()))
@@ -63,6 +66,7 @@ class EdgeHub:
         self._tell = tell
         self._metrics = metrics
         self._count = 0
+        self._recent: deque[tuple[float, PresenceEvent]] = deque(maxlen=RECENT)
         self.users: dict[int, User] = {}
         self.timelines: dict[str, set[Connection]] = {}
         locations.follow(self)
@@ -74,6 +78,9 @@ class EdgeHub:
         assert isinstance(session, Connection)
         if session.state >= CLOSING:
             return  # the client left while he logged in
+        news = self._heard_since(opened.user, opened.asked_at)
+        if any(event.event == "end_sessions" for event in news):
+            raise Unavailable("edge", "sessions were ended at this moment; try again")
         entry = self.users.get(opened.user)
         if entry is None:
             entry = self.users[opened.user] = User(trio.current_time(), self._config.messages_burst)
@@ -87,6 +94,8 @@ class EdgeHub:
         session.opened_at = self._clock.now()
         entry.sessions.append(session)
         entry.blocked_by = opened.blocked_by
+        for event in news:
+            self.set_blocked(event.user, event.by, event.event == "blocked")
         self.timelines.setdefault(f"u{session.user}", set()).add(session)
         for group in entry.groups:
             self.timelines.setdefault(f"g{group}", set()).add(session)
@@ -207,6 +216,19 @@ class EdgeHub:
         entry = self.users.get(user)
         if entry is not None:
             entry.blocked_by = entry.blocked_by | {by} if blocked else entry.blocked_by - {by}
+
+    def remember(self, event: PresenceEvent) -> None:
+        """For those who are logging in: they have read what holds, and are not here yet to hear of its change."""
+        self._recent.append((trio.current_time(), event))
+
+    def _heard_since(self, user: int, since: float) -> list[PresenceEvent]:
+        found: list[PresenceEvent] = []
+        for at, event in reversed(self._recent):
+            if at < since:
+                break
+            if event.user == user:
+                found.append(event)
+        return found[::-1]
 
     def take_token(self, user: int, now: float) -> float:
         """0, or seconds until the user may send the next message."""

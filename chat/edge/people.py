@@ -111,7 +111,7 @@ async def block(context: Context, session: Session, request: Block) -> Ok:
             )
         ]
     )
-    await context.publisher.tell([PresenceEvent(event="blocked", user=request.user, by=session.user, at=now)])
+    await _tell_block(context, PresenceEvent(event="blocked", user=request.user, by=session.user, at=now))
     return Ok()
 
 
@@ -121,8 +121,16 @@ async def unblock(context: Context, session: Session, request: Unblock) -> Ok:
         [Statement("DELETE FROM blocks WHERE user = %s AND other = %s", (session.user, request.user))]
     )
     event = PresenceEvent(event="unblocked", user=request.user, by=session.user, at=context.clock.now())
-    await context.publisher.tell([event])
+    await _tell_block(context, event)
     return Ok()
+
+
+async def _tell_block(context: Context, event: PresenceEvent) -> None:
+    """In effect on this edge, and in the log for all others. Raises Unavailable: the same again, it is idempotent."""
+    blocked = event.event == "blocked"
+    context.hub.set_blocked(event.user, event.by, blocked)
+    await context.publisher.tell([event])
+    context.hub.set_blocked(event.user, event.by, blocked)  # an older event may have been heard meanwhile
 
 
 async def _must_exist(context: Context, me: int, other: int) -> None:

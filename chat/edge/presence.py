@@ -73,6 +73,8 @@ class PresenceFeed:
 
     def heed(self, event: PresenceEvent) -> None:
         hub = self._hub
+        if event.event in ("end_sessions", "blocked", "unblocked"):
+            hub.remember(event)
         entry = hub.users.get(event.user)
         if entry is None:
             return

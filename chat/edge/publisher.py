@@ -47,6 +47,7 @@ from chat.records import (
 RECORD_OVERHEAD: Final = 80  # bytes of a record in a batch besides key and value, headers included
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MOST_S: Final = 2.0
+TELL_S: Final = 3.0  # an event for the other edges
 NOTICE_S: Final = 15.0  # a notice waits this long; longer than a cycle that times out
 
 _log = structlog.get_logger()
@@ -194,20 +195,31 @@ class EdgePublisher:
         if not records:
             return []
         self.offer(records, parcel)
+        await self._outcome(parcel, NOTICE_S)
+        return parcel.positions
+
+    async def tell(self, events: Sequence[PresenceEvent]) -> None:
+        """See context.Publisher."""
+        self.check(trio.current_time())
+        parcel = NoticeParcel(len(events))
+        places = self._places[self._topics.presence]
+        for nth, event in enumerate(events):
+            record = presence_record(event)
+            self.put(places[partition_of((record.key or b"").decode(), len(places))], record, parcel, nth)
+        await self._outcome(parcel, TELL_S)
+
+    @staticmethod
+    async def _outcome(parcel: NoticeParcel, seconds: float) -> None:
         assert parcel.event is not None
-        with trio.move_on_after(NOTICE_S):
+        with trio.move_on_after(seconds):
             await parcel.event.wait()
         if parcel.error is not None:
             raise parcel.error
         if parcel.left:
             raise Unavailable("kafka")
-        return parcel.positions
-
-    async def tell(self, events: Sequence[PresenceEvent]) -> None:
-        """See context.Publisher. Never waits."""
-        self.post_events(events)
 
     def post_events(self, events: Sequence[PresenceEvent]) -> None:
+        """Events for all edges, best effort: logged where Kafka is away."""
         self.put_keyed(self._topics.presence, [presence_record(e) for e in events])
 
     async def drained(self) -> None:

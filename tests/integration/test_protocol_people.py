@@ -126,6 +126,17 @@ async def test_blocked(world: World) -> None:
     await bob.message("again")
 
 
+async def test_on_one_edge_a_block_holds_from_its_ok_on(world: World) -> None:
+    ann, bob = await world.person(), await world.person()
+    stream = new_stream()
+    await ann.say("before", to=bob.user, stream=stream, seq=0)
+    for _ in range(10):
+        await bob.done("block", user=ann.user)
+        assert (await ann.say("blocked", to=bob.user, stream=stream, seq=1))["code"] == "blocked"
+        await bob.done("unblock", user=ann.user)
+        assert (await ann.say("through", to=bob.user, stream=new_stream(), seq=0))["type"] == "accepted"
+
+
 async def test_presence_of_friends_now_and_at_each_change(world: World) -> None:
     ann, bob = await world.person("ann"), await world.person("bob", "there")
     stranger = await world.person()

@@ -114,3 +114,15 @@ async def test_mysql_away_is_told_at_once(world: World) -> None:
         with pytest.raises(PartError) as caught:
             await world.ask(anna, request)
         assert caught.value.part == "mysql"
+
+
+async def test_a_block_is_in_effect_here_before_its_answer_and_told_to_the_others(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    world.log.away = True
+    await refused(world, anna, p.Block(user=bert.user), "unavailable")
+    world.log.away = False
+    await world.ask(anna, p.Block(user=bert.user))
+    assert world.hub.blocked_by(bert.user) == {anna.user}
+    assert [(e.event, e.user) for e in world.log.events] == [("blocked", bert.user)]
+    await world.ask(anna, p.Unblock(user=bert.user))
+    assert not world.hub.blocked_by(bert.user)

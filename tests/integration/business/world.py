@@ -59,6 +59,8 @@ class Log:
         return positions
 
     async def tell(self, events: Sequence[PresenceEvent]) -> None:
+        if self.away:
+            raise Unavailable("kafka")
         self.events += events
 
     async def persist(self) -> None:
@@ -140,6 +142,9 @@ class Hub:
 
     def blocked_by(self, user: int) -> frozenset[int]:
         return self.blocked.get(user, frozenset())
+
+    def set_blocked(self, user: int, by: int, blocked: bool) -> None:
+        self.blocked[user] = self.blocked_by(user) | {by} if blocked else self.blocked_by(user) - {by}
 
 
 class Clock:

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from chat import protocol as p
+from chat.edge.context import Context, Handler, Opened, Order, Session
 from chat.errors import PartAway, SetupError
 from chat.ports import Command
 from chat.records import (
@@ -380,3 +381,55 @@ async def test_a_key_of_another_kind_does_not_stop_the_others() -> None:
         await small.client(1)
         await small.client(2)
         assert redis_hash(small, "loc:2")
+
+
+async def slow_log_in(small: SmallEdge) -> None:
+    """Log-ins read first, and open when the gate does."""
+
+    async def resume(context: Context, session: Session, request: p.Resume) -> p.LoggedIn:
+        asked_at = trio.current_time()
+        assert small.gate is not None
+        await small.gate.wait()
+        opened = Opened(1, "ann", request.device, "s", b"", frozenset(), frozenset(), {}, asked_at)
+        await context.hub.open(session, opened)
+        return p.LoggedIn(
+            user=1, name="ann", device=request.device, session="s", token="", token_expires_at=0, new_device=False,
+            cursors={}, groups=[],
+        )  # fmt: skip
+
+    small.handlers[p.Resume] = Handler(resume, Order.OPENING, before_login=True)
+    small.gate = trio.Event()
+
+
+async def test_a_block_that_is_heard_during_a_log_in_holds() -> None:
+    async with small_edge(heartbeat_ms=1_000) as small:
+        bob = await small.client(2)
+        await slow_log_in(small)
+        ann = await small.connect()
+        await ann.greet()
+        await ann.send("resume", token="1", device="device-1")
+        await until(2, lambda: small.edge.dispatch.tasks == 1)
+        tell(small, event="blocked", user=1, by=2)
+        tell(small, event="end_sessions", user=2, code=1002)
+        await bob.goodbye(1002)  # so the one before was heard
+        small.gate.set()  # type: ignore[union-attr]
+        await ann.expect("logged_in")
+        await ann.send("send", to=2, stream=5, seq=0, text="x")
+        await ann.expect("error", code="blocked")
+
+
+async def test_a_log_in_that_began_before_the_sessions_were_ended_is_not_opened() -> None:
+    async with small_edge(heartbeat_ms=1_000) as small:
+        bob = await small.client(2)
+        await slow_log_in(small)
+        ann = await small.connect()
+        await ann.greet()
+        await ann.send("resume", token="1", device="device-1")
+        await until(2, lambda: small.edge.dispatch.tasks == 1)
+        tell(small, event="end_sessions", user=1, code=1002)
+        tell(small, event="end_sessions", user=2, code=1002)
+        await bob.goodbye(1002)
+        small.gate.set()  # type: ignore[union-attr]
+        await ann.expect("error", code="unavailable")
+        assert not small.edge.hub.users
+        await ann.done("resume", token="1", device="device-1")

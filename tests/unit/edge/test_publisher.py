@@ -5,8 +5,8 @@ import trio
 
 from chat.errors import Goodbye, Unavailable
 from chat.protocol import Message
-from chat.records import message_records, notice
-from tests.fakes.small_edge import small_edge, until
+from chat.records import PresenceEvent, decode_presence, message_records, notice
+from tests.fakes.small_edge import TOPICS, small_edge, until
 from tests.integration.raw import Raw
 
 
@@ -152,3 +152,13 @@ async def test_a_resend_is_answered_with_what_kafka_has() -> None:
         await say(ann, 2, 3)
         assert (await ann.expect("accepted"))["seq"] == 4
         assert seqs(small.log("u2")) == [3, 4]
+
+
+async def test_who_tells_the_edges_something_hears_whether_it_is_in_the_log() -> None:
+    async with small_edge() as small:
+        event = PresenceEvent(event="blocked", user=1, by=2, at=5)
+        await small.edge.publisher.tell([event])
+        assert decode_presence(small.kafka.values(TOPICS.presence)[-1]) == event
+        small.kafka.fail_produce("lost")
+        with pytest.raises(Unavailable):
+            await small.edge.publisher.tell([event])
