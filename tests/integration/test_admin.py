@@ -122,6 +122,33 @@ async def test_what_mysql_refused_is_put_where_it_belongs_when_that_is_mended(li
     assert len(await line.rows("SELECT 1 FROM messages")) == 10
 
 
+async def test_late_notices_and_marks_change_only_what_is_not_newer(line: Pipeline) -> None:
+    group = "INSERT INTO chat_groups (id, name, open, owner, created_at) VALUES (7, 'g', 0, 1, 1)"
+    await line.database.script([group, "ALTER TABLE messages MODIFY body VARBINARY(300) NOT NULL"])
+    narrow = "ALTER TABLE delivered_marks MODIFY stream TINYINT NOT NULL"
+    await line.database.script([narrow])
+    async with line.persist():
+        for user in (1, 2):
+            joined = notice("group_joined", sender=user, group=7, sent_at=5, extra={"user": user, "group": 7, "name": "g"})
+            await line.write(*message_records(joined, ["g7"]))
+        left = notice("group_left", sender=1, group=7, sent_at=6, text=TOO_LONG, extra={"user": 1, "group": 7})
+        await line.write(*message_records(left, ["g7"]))
+        for stream, seq in ((1_000, 9), (5, 1)):
+            mark = notice("delivered", sender=2, to=1, sent_at=6, extra={"to": 2, "stream": stream, "seq": seq})
+            await line.write(*message_records(mark, ["u1"]))
+            await line.stored()
+    assert await line.rows("SELECT owner FROM chat_groups") == [(1,)]
+    await line.database.script(["ALTER TABLE messages MODIFY body MEDIUMBLOB NOT NULL", narrow.replace("TINY", "BIG")])
+    found = await listed(line)
+    said = await admin("dead", "retry", *(str(d["n"]) for d in found), settings=corner(line))
+    assert "the membership computed anew" in said.stdout
+    assert "marks set" in said.stdout
+    assert await line.rows("SELECT owner FROM chat_groups") == [(2,)]
+    stays = await line.rows("SELECT user, to_position IS NULL FROM members ORDER BY user")
+    assert stays == [(1, 0), (2, 1)]
+    assert await line.rows("SELECT stream, seq FROM delivered_marks") == [(5, 1)]
+
+
 async def test_what_cannot_be_read_can_only_be_skipped(line: Pipeline) -> None:
     async with line.persist():
         await line.produce({line.place("u2"): [Record(b"u2", b"{not JSON", 77)]})
