@@ -10,7 +10,7 @@ from chat.admin.carry import carry_over
 from chat.persist.offsets import Found
 from chat.ports import Result, Statement
 from chat.positions import position
-from chat.records import Record, TopicPartition, partition_of
+from chat.records import Record, partition_of
 from tests.fakes.kafka import FakeKafka
 
 OLD, NEW = "chat.messages", "chat.messages.1"
@@ -79,4 +79,3 @@ async def test_where_partitions_change_the_order_is_by_time() -> None:
             max_batch_bytes=99_999,
         )
     assert kafka.values(NEW) == [b"sooner", b"later"]
-    assert TopicPartition(NEW, 0)

@@ -12,7 +12,7 @@ from chat.admin.mending import Hopeless, mend
 from chat.errors import PartError, SetupError
 from chat.ports import Database, Result, Statement
 from chat.records import Record, Topics, dead_headers
-from tests.fakes.kafka import FakeKafka
+from tests.fakes.kafka import FakeKafka, FakeLogAdmin, FakeLogReader
 
 TOPICS = Topics("chat")
 
@@ -34,8 +34,6 @@ class Handled:
 
 
 def graveyard_of(kafka: FakeKafka, database: Database) -> Graveyard:
-    from tests.fakes.kafka import FakeLogAdmin, FakeLogReader
-
     return Graveyard(TOPICS, database, FakeLogAdmin(kafka), FakeLogReader(kafka))
 
 
