@@ -87,8 +87,11 @@ class Member:
 
     @property
     def dead(self) -> bool:
-        """Its background task has ended: it never recovers."""
-        return bool(self._coordinator._coordination_task.done())
+        """A background task has ended: it never recovers. (aiokafka starts no heartbeat again after one that failed, and
+        tells of it for ever.)"""
+        heartbeat = self._coordinator._heartbeat_task
+        failed = heartbeat is not None and heartbeat.done() and not heartbeat.cancelled() and heartbeat.exception()
+        return bool(failed or self._coordinator._coordination_task.done())
 
     async def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         found = await self._coordinator.fetch_committed_offsets(list(partitions))

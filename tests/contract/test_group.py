@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 import pytest
 import trio
+from aiokafka import errors
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from msgspec.structs import replace
 
 from chat.bridge import open_group_consumer
@@ -213,3 +215,30 @@ async def test_nobody_answers(bridge: None, silent_port: int) -> None:
         async with open_group_consumer(config, "any", ["any"]) as member:
             with pytest.raises(PartAway):
                 await member.poll(1.0, 10)
+
+
+@pytest.mark.servers
+async def test_a_heartbeat_that_fails_for_good_is_followed_by_a_new_membership(
+    kafka_config: KafkaConfig, namespace: str, bridge: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = AnyKafka(kafka_config, namespace)
+    place = TopicPartition(await kafka.topic(), 0)
+    failed = trio.Event()
+
+    async def refused(coordinator: GroupCoordinator) -> bool:
+        monkeypatch.undo()
+        failed.set()
+        raise errors.KafkaError("the broker said something unexpected")
+
+    async with kafka.member([place.topic]) as member:
+        await member.seek(dict.fromkeys(await regain(member), 0))
+        monkeypatch.setattr(GroupCoordinator, "_do_heartbeat", refused)
+        with trio.fail_after(LIMIT):
+            await failed.wait()
+            while True:
+                try:
+                    if (await member.poll(0.2, 10)).regained:
+                        break
+                except PartAway:
+                    continue
+    await kafka.clean()
