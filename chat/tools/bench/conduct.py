@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chat.errors import SetupError
 from chat.settings import Loaded, load
-from chat.tools.bench.machine import facts
+from chat.tools.bench.machine import facts, moment
 from chat.tools.bench.results import Done, Outcome
 from chat.tools.bench.rows import Load, Row, holds
 from chat.tools.bench.search import Search
@@ -55,9 +55,13 @@ class Bench:
     def __init__(self, folder: Path, scale: float, say: Say, progress: bool) -> None:
         self._folder, self._scale, self._say, self._progress = folder, scale, say, progress
         self._state = State(folder)
+        self._facts: dict[str, Any] = {}
+        #: rates that a search tries before the best is confirmed
+        self.runs = 8
 
     async def up(self, loaded: Loaded, owner: int | None) -> None:
         """The cluster, or the one that runs in the folder. Raises SetupError."""
+        self._facts = await trio.to_thread.run_sync(facts)  # of the program that is started now
         await bring_up(self._state, loaded, owner, False, self._say)
 
     async def down(self) -> None:
@@ -66,25 +70,28 @@ class Bench:
 
     async def prepare(self, rows: Sequence[Row]) -> None:
         """The users of these rows, straight into the database."""
-        users = max(load.scaled(self._scale).users for row in rows for load in row.loads)
+        users = max(one.scaled(self._scale).users for row in rows for one in row.loads)
         words = [*_chat("load", "prepare"), "--users", str(users), "--state", str(self._folder)]
         await trio.run_process(words)
 
     async def measure(self, row: Row) -> Outcome:
         """All runs of a row. Raises SetupError: one could not be done."""
         await self._ready()
-        machine = await trio.to_thread.run_sync(facts)
-        runs: list[Done] = []
-        loads = [load.scaled(self._scale) for load in row.loads]
+        machine, runs = self._facts | moment(), list[Done]()
+        loads = [one.scaled(self._scale) for one in row.loads]
+        for one in loads:
+            if one.scenario == "group":
+                await self._make_groups(one)
         if row.new_edges:
-            for load in loads:
-                await self._make_groups(load)
             await self._new_edges()
         if row.search:
             await self._search(row, loads[0], runs)
         else:
-            for load in loads:
-                runs.append(await self._run(row, load))
+            before = self._edges()
+            for one in loads:
+                await self._scale_to(one.edges)
+                runs.append(await self._run(row, one))
+            await self._scale_to(before)
         return Outcome(row=row.name, machine=machine, runs=runs)
 
     # ------------------------------------------------------------------ runs
@@ -92,7 +99,7 @@ class Bench:
     async def _search(self, row: Row, load: Load, runs: list[Done]) -> None:
         rate = load.options["rate"]
         assert isinstance(rate, float)
-        search = Search(rate)
+        search = Search(rate, runs=self.runs)
         while (trying := search.next) is not None:
             runs.append(await self._run(row, load.having(rate=trying)))
             search.tell(holds(runs[-1].report))
@@ -129,8 +136,20 @@ class Bench:
 
     # ------------------------------------------------------------------ the cluster
 
+    def _edges(self) -> int:
+        found = self._state.processes()
+        return found.wanted["edges"] if found else 0
+
+    async def _scale_to(self, edges: int) -> None:
+        if edges in (0, self._edges()):
+            return
+        answer = await ask(self._state, {"do": "scale", "edges": edges})
+        if answer != {"ok": True}:
+            raise SetupError(f"the cluster was not scaled to {edges} edges: {answer}")
+        await self._ready()
+
     async def _make_groups(self, load: Load) -> None:
-        """The run that joins its groups has edges that have seen other connections."""
+        """In a run of its own, so that the one that is measured finds them."""
         size, connections = load.options["group-size"], load.options["connections"]
         assert isinstance(size, int)
         assert isinstance(connections, int)

@@ -18,15 +18,13 @@ from chat.tools.project import JARS, ROOT
 
 
 def facts() -> dict[str, Any]:
-    """As of now, the load average included. Nothing that names the machine or its user."""
+    """Nothing that names the machine or its user."""
     commit, changed = _commit()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _first(Path("/proc/cpuinfo"), r"model name\s*:\s*(.+)"),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
-        "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "kafka": _kafka(),
         **{need.title.lower(): _version(need) for need in (programs.REDIS, programs.MARIADB, programs.NGINX)},
@@ -35,6 +33,11 @@ def facts() -> dict[str, Any]:
         "commit": commit,
         "changed": changed,  # files that are not as in the commit
     }
+
+
+def moment() -> dict[str, Any]:
+    """When, and how busy the machine was before."""
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "load_average": round(os.getloadavg()[0], 2)}
 
 
 def _first(path: Path, pattern: str) -> str:

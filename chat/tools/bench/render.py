@@ -29,7 +29,11 @@ def measured(outcomes: Mapping[str, Outcome]) -> str:
         return "Nothing was measured yet: `make bench`.\n"
     parts = [_machines(known), _table(outcomes)]
     for outcome in known:
-        parts += [f"### {outcome.row}\n\n{ROWS[outcome.row].title}.", *(_run(run) for run in _shown(outcome))]
+        parts += [
+            f"### {outcome.row}\n\n{ROWS[outcome.row].title}. Begun {outcome.date[:16].replace('T', ' ')} UTC; load average "
+            f"of the machine before it {outcome.machine.get('load_average')}.",
+            *(_run(run) for run in _shown(outcome)),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -42,6 +46,8 @@ def shown(goal: Goal, reports: Sequence[Report]) -> str:
     value = goal.value(reports)
     if value is None:
         return "none"
+    if not goal.sign:
+        return " / ".join(_number(goal.value([report]) or 0.0) for report in reports) + f" {goal.unit}"
     return f"{_number(value)} {goal.unit}".rstrip() + ("" if goal.reached(reports) else " (missed)")
 
 

@@ -25,13 +25,15 @@ class Load(NamedTuple):
 
     scenario: str
     options: Mapping[str, Value]
+    edges: int = 0  # the cluster is scaled to so many; 0: left as it is
 
     def words(self) -> list[str]:
         """What to type behind `chat load`."""
         return [self.scenario, *(word for name, value in self.options.items() for word in (f"--{name}", f"{value}"))]
 
     def having(self, **more: Value) -> Load:
-        return Load(self.scenario, {**self.options, **{name.replace("_", "-"): value for name, value in more.items()}})
+        given = {name.replace("_", "-"): value for name, value in more.items()}
+        return self._replace(options={**self.options, **given})
 
     def scaled(self, scale: float) -> Load:
         """The same with less of everything; `scale` from 0 to 1. It says that it runs, nothing about speed."""
@@ -46,7 +48,7 @@ class Load(NamedTuple):
         scaled = {name: of(name, value) for name, value in self.options.items()}
         if "group-size" in scaled:  # whole groups
             scaled["connections"] = max(scaled["connections"], scaled["group-size"])
-        return Load(self.scenario, scaled)
+        return self._replace(options=scaled)
 
     @property
     def users(self) -> int:
@@ -57,7 +59,8 @@ class Load(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """`sign` is "<", "≤" or "≥". `value` is None where it was not measured."""
+    """`sign` is "<", "≤" or "≥"; "": it is a figure of each run, without a bound. `value` is None where it was not
+    measured."""
 
     what: str
     sign: str
@@ -67,12 +70,12 @@ class Goal(NamedTuple):
 
     def reached(self, reports: Reports) -> bool | None:
         value = self.value(reports)
-        if value is None:
+        if value is None or not self.sign:
             return None
         return {"<": value < self.bound, "≤": value <= self.bound, "≥": value >= self.bound}[self.sign]
 
     def __str__(self) -> str:
-        return f"{self.what} {self.sign} {self.bound:,g} {self.unit}".rstrip()
+        return self.what if not self.sign else f"{self.what} {self.sign} {self.bound:,g} {self.unit}".rstrip()
 
 
 class Row(NamedTuple):
@@ -135,7 +138,8 @@ def wrong(reports: Reports) -> int:
 
 
 SUSTAINED_MS: Final = 1_000.0
-_12K: Final = {"connections": 12_000}
+#: From several addresses: ports of connections that have just ended are not free at once.
+_12K: Final = {"connections": 12_000, "sources": 4}
 _1K: Final = {"connections": 1_000}
 _MINUTE: Final = {"duration": 60.0, "warmup": 5.0}
 
@@ -192,12 +196,28 @@ ROWS: Final[Mapping[str, Row]] = {row.name: row for row in (
     ),
     Row(
         "group-10k", "A group of 10,000 on line, 1 message/s",
-        [Load("group", {"connections": 10_000, "group-size": 10_000, "rate": 1.0, **_MINUTE})],
+        [Load("group", {**_12K, "connections": 10_000, "group-size": 10_000, "rate": 1.0, **_MINUTE})],
         [Goal("the last member", "≤", 500, "ms", worst(delivery("max_ms")))],
     ),
     Row(
         "offline-10k", "10,000 messages wait for 1,000 users who log in at once",
         [Load("offline", {**_1K, "waiting": 10_000})],
         [Goal("all received", "≤", 2, "s", worst(noted("seconds until all were received")))],
+    ),
+    Row(
+        "growth-connections", "What a message costs at 100, 1,000 and 10,000 connections, 400 messages/s",
+        [Load("direct", {**_12K, "connections": many, "rate": 400.0, **_MINUTE}) for many in (100, 1_000, 10_000)],
+        [
+            Goal("CPU a message", "", 0, "µs", worst(cpu("us_a_message"))),
+            Goal("mean", "", 0, "ms", worst(delivery("mean_ms"))),
+        ],
+    ),
+    Row(
+        "growth-edges", "What a message costs with 1, 2 and 4 edges, 1,000 connections, 400 messages/s",
+        [Load("direct", {**_1K, "rate": 400.0, **_MINUTE}, edges) for edges in (1, 2, 4)],
+        [
+            Goal("CPU a message", "", 0, "µs", worst(cpu("us_a_message"))),
+            Goal("mean", "", 0, "ms", worst(delivery("mean_ms"))),
+        ],
     ),
 )}  # fmt: skip

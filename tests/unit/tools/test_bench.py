@@ -60,7 +60,13 @@ def test_each_run_is_a_command_line_that_chat_load_takes(name: str, scale: float
 def test_a_scaled_run_has_less_of_everything_and_the_full_one_is_as_written() -> None:
     (full,) = ROWS["direct-12k"].loads
     assert full.scaled(1.0) == full
-    assert dict(full.scaled(0.1).options) == {"connections": 1_200, "rate": 120.0, "duration": 6.0, "warmup": 0.5}
+    assert dict(full.scaled(0.1).options) == {
+        "connections": 1_200,
+        "sources": 4,
+        "rate": 120.0,
+        "duration": 6.0,
+        "warmup": 0.5,
+    }
     assert full.users == 12_000
     assert ROWS["offline-10k"].loads[0].users == 1_050
 
@@ -164,6 +170,13 @@ def test_of_a_search_the_confirming_run_is_shown() -> None:
     assert "measured over 60 s" in text
     assert "measured over 1 s" not in text
     assert "6,400 messages/s" in text
+
+
+def test_a_figure_without_a_bound_is_told_of_each_run() -> None:
+    runs = [report(cpu={"all servers": {"cores": 0.1, "us_a_message": cost}}) for cost in (210.0, 220.0, 250.0)]
+    found = outcome("growth-edges", *runs)
+    assert summary(ROWS["growth-edges"], found.reports)[0] == "CPU a message: 210 / 220 / 250 µs"
+    assert "missed" not in measured({"growth-edges": found})
 
 
 def test_only_what_is_between_the_markers_is_written_anew() -> None:

@@ -1,0 +1,45 @@
+"""`chat bench` on a running cluster, small: what it runs, collects and tells."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from chat.tools.bench.conduct import Bench
+from chat.tools.bench.render import measured
+from chat.tools.bench.rows import ROWS, Load, wrong
+from chat.tools.load.hops import HOPS
+from tests.harness.cluster import Cluster
+
+pytestmark = pytest.mark.servers
+
+
+async def test_a_row_is_measured_with_hops_and_cost(cluster: Cluster) -> None:
+    said: list[str] = []
+    bench = Bench(cluster.folder, 0.03, said.append, False)
+    row = ROWS["light"]
+    with trio.fail_after(180):
+        await bench.prepare([row])
+        outcome = await bench.measure(row)
+    (done,) = outcome.runs
+    report = done.report
+    assert report.failed == []
+    assert wrong(outcome.reports) == 0
+    assert report.counts["accepted"] == report.counts["sent"] > 0
+    assert list(report.hops_ms) == list(HOPS.values())
+    assert {"edge", "router", "persist", "kafka", "mariadb", "redis", "nginx"} <= set(report.cpu)
+    assert done.command.startswith("chat load direct --connections 4 ")
+    assert "### light" in measured({"light": outcome})
+
+
+async def test_the_search_tries_rates_and_confirms_the_best(cluster: Cluster) -> None:
+    bench = Bench(cluster.folder, 0.03, lambda line: None, False)
+    row = ROWS["max-rate"]._replace(loads=[Load("direct", {"connections": 4, "rate": 5.0, "duration": 2.0, "warmup": 0.1})])
+    bench.runs = 2
+    with trio.fail_after(180):
+        await bench.prepare([row])
+        outcome = await bench.measure(row)
+    rates = [done.report.options["rate"] for done in outcome.runs]
+    assert rates[0] == 1
+    assert len(rates) == 3
+    assert rates[2] in rates[:2]
