@@ -6,7 +6,7 @@
 
 Where a partition's next record must be is known from MySQL and from the transactions since; what was fetched from
 anywhere else is dropped. While MySQL is away the partitions are paused and the consumer goes on polling, so that it stays
-in its group.
+in its group. What was not done in time is tried by halves: the same again might never be done.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import trio
 
 from chat.backoff import Backoff
 from chat.config import PersistConfig
-from chat.errors import PartError
+from chat.errors import PartAway, PartError
 from chat.metrics import PersistMetrics
 from chat.persist.heads import Heads
 from chat.persist.offsets import read_offsets
@@ -64,6 +64,7 @@ class Persist:
         self._hole: dict[TopicPartition, int] = {}  # where a fetch left offsets out; told again, it is the log's
         self._cut_short: set[TopicPartition] = set()  # a gap within what was fetched: begun anew behind what is stored
         self._moved: dict[TopicPartition, int] = {}  # since the last commit to Kafka
+        self._most = config.max_records  # in a transaction: less where MySQL did not get done with as many
         self._commit_at = self._lag_at = 0.0
         self.ready = False
 
@@ -97,7 +98,7 @@ class Persist:
 
     async def _cycle(self) -> bool:
         """True where there was something to do."""
-        poll = await self._consumer.poll(POLL_S, self._config.max_records)
+        poll = await self._consumer.poll(POLL_S, self._most)
         self._take_over(poll)
         fresh = {p: self._fresh(p, r) for p, r in poll.records.items() if p not in self._again}
         if self._again:
@@ -116,13 +117,19 @@ class Persist:
 
     async def _store(self, fetched: dict[TopicPartition, tuple[int, Sequence[Consumed]]]) -> None:
         began = trio.current_time()
-        done = await self._work.store(fetched)
+        count = sum(len(records) for _, records in fetched.values())
+        try:
+            done = await self._work.store(fetched)
+        except PartAway:
+            self._most = max(1, count // 2)
+            raise
+        self._most = min(self._config.max_records, max(self._most, 2 * count))
         self._next |= done
         self._moved |= done
         self._again |= (fetched.keys() - done.keys()) | self._cut_short
         self._cut_short.clear()
         self._metrics.transaction.observe(trio.current_time() - began)
-        self._metrics.transaction_records.observe(sum(len(records) for _, records in fetched.values()))
+        self._metrics.transaction_records.observe(count)
         self._metrics.streams.set(len(self._heads))
 
     # ---------------------------------------------------------------- partitions come and go
