@@ -90,8 +90,9 @@ class Hub(Protocol):
 
     def blocked_by(self, user: int) -> frozenset[int]: ...
 
-    def set_blocked(self, user: int, by: int, blocked: bool) -> None:
-        """What `user` sends to `by` is refused here from now on, or is not."""
+    async def heeded(self, event: PresenceEvent, since: float) -> None:
+        """A `blocked` or `unblocked` that is in the log has taken effect here, behind all that were before it in the log.
+        `since`: trio's time before it was told."""
         ...
 
 

@@ -28,6 +28,7 @@ from chat.records import PresenceEvent
 OPEN_WAIT_S = 1.0  # for the location to be written
 ANNOUNCE_MS = 5_000  # a session whose own event has not come by then counts as announced
 
+HEED_S = 1.0  # for an event to come back by the log
 RECENT = 10_000  # events that one who logs in may have missed
 
 _NOBODY: frozenset[int] = frozenset()
@@ -66,6 +67,7 @@ class EdgeHub:
         self._tell = tell
         self._metrics = metrics
         self._count = 0
+        self._news = trio.Event()
         self._recent: deque[tuple[float, PresenceEvent]] = deque(maxlen=RECENT)
         self.users: dict[int, User] = {}
         self.timelines: dict[str, set[Connection]] = {}
@@ -220,6 +222,16 @@ class EdgeHub:
     def remember(self, event: PresenceEvent) -> None:
         """For those who are logging in: they have read what holds, and are not here yet to hear of its change."""
         self._recent.append((trio.current_time(), event))
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def heeded(self, event: PresenceEvent, since: float) -> None:
+        """See context.Hub. Where it is not heard in a bounded time, it is applied all the same."""
+        with trio.move_on_after(HEED_S):
+            while event not in self._heard_since(event.user, since):
+                await self._news.wait()
+            return
+        self.set_blocked(event.user, event.by, event.event == "blocked")
 
     def _heard_since(self, user: int, since: float) -> list[PresenceEvent]:
         found: list[PresenceEvent] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from msgspec import UNSET, UnsetType
 
 from chat.edge import notices
@@ -127,10 +128,9 @@ async def unblock(context: Context, session: Session, request: Unblock) -> Ok:
 
 async def _tell_block(context: Context, event: PresenceEvent) -> None:
     """In effect on this edge, and in the log for all others. Raises Unavailable: the same again, it is idempotent."""
-    blocked = event.event == "blocked"
-    context.hub.set_blocked(event.user, event.by, blocked)
+    asked_at = trio.current_time()
     await context.publisher.tell([event])
-    context.hub.set_blocked(event.user, event.by, blocked)  # an older event may have been heard meanwhile
+    await context.hub.heeded(event, asked_at)
 
 
 async def _must_exist(context: Context, me: int, other: int) -> None:

@@ -143,8 +143,9 @@ class Hub:
     def blocked_by(self, user: int) -> frozenset[int]:
         return self.blocked.get(user, frozenset())
 
-    def set_blocked(self, user: int, by: int, blocked: bool) -> None:
-        self.blocked[user] = self.blocked_by(user) | {by} if blocked else self.blocked_by(user) - {by}
+    async def heeded(self, event: PresenceEvent, since: float) -> None:
+        before, by = self.blocked_by(event.user), event.by
+        self.blocked[event.user] = before | {by} if event.event == "blocked" else before - {by}
 
 
 class Clock:

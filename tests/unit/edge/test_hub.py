@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from chat import protocol as p
 from chat.edge.context import Context, Handler, Opened, Order, Session
@@ -433,3 +434,28 @@ async def test_a_log_in_that_began_before_the_sessions_were_ended_is_not_opened(
         await ann.expect("error", code="unavailable")
         assert not small.edge.hub.users
         await ann.done("resume", token="1", device="device-1")
+
+
+async def test_an_older_event_that_is_still_to_be_heard_does_not_undo_a_block() -> None:
+    async with small_edge(heartbeat_ms=1_000) as small:
+        await small.client(1)
+        hub, heed = small.edge.hub, small.edge.presence.heed
+        at, since = small.edge.clock.now(), trio.current_time()
+        older = PresenceEvent(event="unblocked", user=1, by=2, at=at)
+        newer = PresenceEvent(event="blocked", user=1, by=2, at=at + 1)
+        done: list[frozenset[int]] = []
+
+        async def wait() -> None:
+            await hub.heeded(newer, since)
+            done.append(hub.blocked_by(1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            heed(older)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not done
+            heed(newer)
+        assert done == [{2}]
+        await hub.heeded(PresenceEvent(event="unblocked", user=1, by=2, at=at + 2), since)  # never comes
+        assert not hub.blocked_by(1)
