@@ -9,7 +9,7 @@ from typing import Final
 
 from benchmarks.data import consumed
 from benchmarks.measure import Case, Job
-from chat.records import TopicPartition, pack_deliveries
+from chat.records import Consumed, TopicPartition, pack_deliveries
 from chat.router.plan import Location, Memory, item, plan
 
 _RECORDS: Final = 2_000
@@ -27,7 +27,7 @@ async def _route() -> AsyncIterator[Job]:
     found = {
         f"u{user}": [Location(names[user % len(names)], _EDGES[names[user % len(names)]])] for user in range(1, _USERS + 1)
     }
-    records = []
+    records: list[Consumed] = []
 
     def prepare() -> None:
         base = next(rounds) * _RECORDS // _USERS
@@ -42,8 +42,8 @@ async def _route() -> AsyncIterator[Job]:
                 if (made := item(one, 0, prev)) is not None
             ]
             timelines = dict.fromkeys(i.delivery.timeline for i in items)
-            made = plan(items, {timeline: found[timeline] for timeline in timelines}, _EDGES, 900_000)
-            for batches in made.edges.values():
+            planned = plan(items, {timeline: found[timeline] for timeline in timelines}, _EDGES, 900_000)
+            for batches in planned.edges.values():
                 for batch in batches:
                     pack_deliveries(batch)
 

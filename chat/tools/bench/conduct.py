@@ -88,10 +88,12 @@ class Bench:
             await self._search(row, loads[0], runs)
         else:
             before = self._edges()
-            for one in loads:
-                await self._scale_to(one.edges)
-                runs.append(await self._run(row, one))
-            await self._scale_to(before)
+            try:
+                for one in loads:
+                    await self._scale_to(one.edges)
+                    runs.append(await self._run(row, one))
+            finally:
+                await self._scale_to(before)
         return Outcome(row=row.name, machine=machine, runs=runs)
 
     # ------------------------------------------------------------------ runs
@@ -117,6 +119,8 @@ class Bench:
         await self._ready()
         words = [*load.words(), "--state", str(self._folder)]
         shown = shlex.join(["chat", "load", *words])
+        if load.edges:
+            shown = f"chat scale --state {self._folder} --edges {load.edges} && {shown}"
         self._say(f"{row.name}: {shown}")
         report = await self._load(words)
         report.command = shown
