@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -20,7 +21,6 @@ def harmed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 async def harmed(harmed_cluster: Cluster) -> Cluster:
     """Whole, whatever the scene before did to it."""
     for entry in harmed_cluster.processes.processes:
-        if entry.identity is not None:
-            harmed_cluster.go_on(entry.name)
+        harmed_cluster.hit(entry.name, signal.SIGCONT)
     await harmed_cluster.until(lambda: harmed_cluster.processes.ready, 90)
     return harmed_cluster

@@ -35,7 +35,7 @@ def away(cluster: Cluster, *names: str) -> Iterator[None]:
     cluster.pause("supervisor")
     try:
         for name in names:
-            cluster.kill(name)
+            cluster.kill_all_of(name)
         yield
     finally:
         cluster.go_on("supervisor")
@@ -103,6 +103,7 @@ async def test_mysql(harmed: Cluster, world: World) -> None:
         async with bounded("sync"):
             synced = await again.ask("sync", timeline=f"u{again.user}", after=0)
         assert synced.get("complete") is False or synced.get("retriable") is True, synced
+        pair.alice = again
         await pair.chat()
     await harmed.back("mariadb", 0, 60)
 
@@ -123,6 +124,7 @@ async def test_redis(harmed: Cluster, world: World) -> None:
         assert opened["type"] == "logged_in", opened
         again = await world.again(pair.alice, "there")
         assert again.logged_in["user"] == pair.alice.user
+        pair.alice = again
         assert (await asked(pair.bob, "history", to=pair.alice.user))["type"] == "history"
         await pair.chat()
     await harmed.back("redis", 0, 60)
@@ -193,6 +195,7 @@ async def test_nginx(harmed: Cluster, world: World) -> None:
     behind = await world.again(pair.bob, "front")
     with away(harmed, "nginx"):
         await behind.closed()
+        pair.bob = behind
         carol = await world.person("carol", "here")  # the edges themselves serve on
         assert carol.user
     await harmed.back("nginx", 0, 30)

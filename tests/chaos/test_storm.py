@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from chat.bridge import open_memory
@@ -31,14 +33,13 @@ async def test_a_storm(harmed: Cluster, bridge: None, number: int) -> None:
                 await memory.pipeline([("FLUSHALL",)])
         elif what == "freeze":
             for name in names:
-                harmed.pause(name)
+                harmed.hit(name, signal.SIGSTOP)
             await scene.passed(random.uniform(0.5, 9.0))
             for name in names:
-                harmed.go_on(name)
+                harmed.hit(name, signal.SIGCONT)
         else:
             for name in names:
-                if harmed.entry(name).identity is not None:
-                    (harmed.kill if what == "kill" else harmed.terminate)(name)
+                harmed.hit(name, signal.SIGKILL if what == "kill" else signal.SIGTERM)
         await scene.passed(random.choice((0.0, 0.3, 2.0, 5.0)))
 
     async def cruel(scene: Scene) -> None:

@@ -18,7 +18,7 @@ from chat.config import Config
 from chat.settings import load
 from chat.tools.cluster import bring_up, take_down, wait_ready
 from chat.tools.control import ask
-from chat.tools.running import kill
+from chat.tools.running import group_of, kill
 from chat.tools.state import Entry, Processes, State, state_of
 
 T = TypeVar("T")
@@ -102,6 +102,19 @@ class Cluster:
     def terminate(self, name: str) -> int:
         """SIGTERM, for which it has an orderly answer; the pid that it had."""
         return self.signal(name, signal.SIGTERM)
+
+    def hit(self, name: str, number: signal.Signals) -> None:
+        """If it runs just now."""
+        identity = self.entry(name).identity
+        if identity is not None:
+            kill(identity, number)
+
+    def kill_all_of(self, name: str) -> None:
+        """kill -9 of its whole process group: nginx's workers outlive their master until the supervisor ends them."""
+        identity = self.entry(name).identity
+        assert identity is not None, f"{name} does not run"
+        for each in (identity, *group_of(identity)):
+            kill(each, signal.SIGKILL)
 
     def pause(self, name: str) -> int:
         return self.signal(name, signal.SIGSTOP)
