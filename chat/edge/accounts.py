@@ -178,8 +178,7 @@ async def _open(
         asked_at=asked_at,
     )
     await context.hub.open(session, opened)
-    if found.cached:
-        context.services.logins.check_later(found.user)
+    context.services.logins.check_later(found.user)
     return LoggedIn(
         user=found.user,
         name=found.name,

@@ -80,6 +80,10 @@ class Hub(Protocol):
         """The groups of a user who is on line here, as far as this edge knows."""
         ...
 
+    def changes_of(self, user: int) -> int:
+        """A number that moves with every change of his groups here."""
+        ...
+
     async def join(self, user: int, group: int, *, tell: bool = True) -> None:
         """The user is in the group now: register it. `tell`: his sessions get `resync` for its timeline. Idempotent."""
         ...
@@ -139,6 +143,11 @@ class Progress(Protocol):
     async def reached(self, positions: Mapping[str, int], seconds: float) -> bool:
         """Wait until persist's upto is at or beyond each timeline's position; False when `seconds` ran out or MySQL is
         away."""
+        ...
+
+    async def caught_up(self, seconds: float) -> bool:
+        """Wait until persist has stored all that was in the log when this was called; False when `seconds` ran out. Raises
+        PartError."""
         ...
 
 

@@ -38,11 +38,12 @@ RESYNC_ALL = frame(encode(Resync()))
 class User:
     """A user with a session here."""
 
-    __slots__ = ("blocked_by", "bucket", "groups", "sessions")
+    __slots__ = ("blocked_by", "bucket", "changes", "groups", "sessions")
 
     def __init__(self, now: float, burst: float) -> None:
         self.sessions: list[Connection] = []
         self.groups: frozenset[int] = frozenset()
+        self.changes = 0  # of his groups
         self.blocked_by: frozenset[int] = frozenset()
         self.bucket = TokenBucket(now, burst)
 
@@ -157,6 +158,7 @@ class EdgeHub:
         if group in entry.groups:
             return False
         entry.groups |= {group}
+        entry.changes += 1
         timeline = f"g{group}"
         new_here = timeline not in self.timelines
         self.timelines.setdefault(timeline, set()).update(entry.sessions)
@@ -184,6 +186,7 @@ class EdgeHub:
         if entry is None or group not in entry.groups:
             return
         entry.groups -= {group}
+        entry.changes += 1
         gone = [self._leave_timeline(f"g{group}", session) for session in entry.sessions]
         if any(gone):
             self._locations.group_changed(group)
@@ -194,6 +197,10 @@ class EdgeHub:
     def groups_of(self, user: int) -> frozenset[int]:
         entry = self.users.get(user)
         return _NOBODY if entry is None else entry.groups
+
+    def changes_of(self, user: int) -> int:
+        entry = self.users.get(user)
+        return 0 if entry is None else entry.changes
 
     # ------------------------------------------------------------------ what others ask
 

@@ -16,11 +16,11 @@ import trio
 
 from chat.edge import login_sql, tokens
 from chat.edge.batcher import Batcher
-from chat.edge.context import Hub
+from chat.edge.context import Hub, Progress
 from chat.edge.guard import Lane
 from chat.edge.login_sql import DeviceKey, People
 from chat.edge.tokens import Entry, Read, Tokens
-from chat.errors import ChatError, PartError, Unavailable
+from chat.errors import ChatError, PartAway, PartError, Unavailable
 from chat.persist.history import History
 from chat.records import group_timeline, user_timeline
 
@@ -31,7 +31,8 @@ BATCHES: Final = 2
 WAITING: Final = 20_000
 LONGEST_S: Final = 20.0
 FRESH_MS: Final = 3_600_000  # an entry in Redis is written anew after this, and a device's time of last use
-UNCHECKED: Final = 200_000  # users that were let in while MySQL was away; more are not remembered
+UNCHECKED: Final = 200_000  # users whose groups are to be looked up again; more are not remembered
+CAUGHT_UP_S: Final = 10.0  # persist is waited for so long at a time
 
 
 class Banned(Exception):
@@ -73,6 +74,7 @@ class Logins:
         self._batcher = Batcher[Resuming | Entering, Found](
             self._serve, size=AT_ONCE, room=WAITING, workers=BATCHES, seconds=LONGEST_S, part="mysql"
         )
+        self.progress: Progress | None = None  # set before it runs
         self._unchecked: set[int] = set()
         self._some_unchecked = trio.Event()
 
@@ -248,7 +250,8 @@ class Logins:
         )  # fmt: skip
 
     def check_later(self, user: int) -> None:
-        """He was let in by what Redis kept: his groups are to be looked up when MySQL is back."""
+        """His groups here are as Redis kept them, or as MySQL had them before persist stored all that was in the log: they
+        are to be looked up again."""
         if len(self._unchecked) < UNCHECKED:
             self._unchecked.add(user)
         else:
@@ -256,14 +259,18 @@ class Logins:
         self._some_unchecked.set()
 
     async def _check_again(self) -> None:
-        """Groups of those let in by the cache, when MySQL is back: who was removed meanwhile must not go on reading."""
+        """Groups of those let in, when persist has stored what was in the log by then: who was removed must not go on
+        reading, and who came in must hear."""
         while True:
             await self._some_unchecked.wait()
             self._some_unchecked = trio.Event()
             await self._guard.wait_mended()
             while self._unchecked:
                 users = [self._unchecked.pop() for _ in range(min(AT_ONCE, len(self._unchecked)))]
+                changes = {user: self._hub.changes_of(user) for user in users}
                 try:
+                    if self.progress is not None and not await self.progress.caught_up(CAUGHT_UP_S):
+                        raise PartAway("mysql", "persist is behind")
                     (result,) = await self._database.read([login_sql.groups(users)])
                 except PartError:
                     self._unchecked.update(users)
@@ -272,6 +279,9 @@ class Logins:
                     break
                 joins = login_sql.joins_of(result)
                 for user in users:
+                    if self._hub.changes_of(user) != changes[user]:
+                        self.check_later(user)  # the log was faster
+                        continue
                     known, holds = self._hub.groups_of(user), joins.get(user, {}).keys()
                     for group in known - holds:
                         await self._hub.leave(user, group)

@@ -63,16 +63,27 @@ class EdgeProgress:
 
     async def end(self, timelines: Collection[str]) -> Mapping[str, int]:
         """See context.Progress. Raises PartError. Cancelling is safe."""
+        turn = await self._turn()
+        return {t: position(self._generation, turn.ends[self._partition(t)]) for t in timelines}
+
+    async def _turn(self) -> _Round:
         turn = self._next
         self._asked.set()
         await turn.done.wait()
         if turn.error is not None:
             raise turn.error
-        return {t: position(self._generation, turn.ends[self._partition(t)]) for t in timelines}
+        return turn
 
     async def reached(self, positions: Mapping[str, int], seconds: float) -> bool:
         """See context.Progress. Cancelling is safe."""
-        needed = [(self._partition(t), pos) for t, pos in positions.items()]
+        return await self._reached([(self._partition(t), pos) for t, pos in positions.items()], seconds)
+
+    async def caught_up(self, seconds: float) -> bool:
+        """See context.Progress. Cancelling is safe."""
+        turn = await self._turn()
+        return await self._reached([(p, position(self._generation, end)) for p, end in turn.ends.items()], seconds)
+
+    async def _reached(self, needed: list[tuple[TopicPartition, int]], seconds: float) -> bool:
         if self._has(needed):
             return True
         self._waiting += 1

@@ -17,19 +17,22 @@ from chat import protocol
 from chat.config import EdgeConfig
 from chat.edge.clock import EdgeClock
 from chat.edge.connection import Connection
-from chat.edge.context import Context
+from chat.edge.context import Context, Progress
 from chat.edge.directory import Directory
 from chat.edge.dispatch import Dispatch, Later
 from chat.edge.hub import EdgeHub
 from chat.edge.publisher import EdgePublisher, MessageParcel, NoticeParcel, accepted
 from chat.edge.receipts import ReceiptsLog
-from chat.errors import ChatError, Goodbye
+from chat.errors import ChatError, Goodbye, PartError, Unavailable
 from chat.ordering import TAKEN, Again, Full, Gap, Window
+from chat.ports import Database, Statement
 from chat.protocol import Message, encode
 from chat.records import RECEIPT_HEADER, Headers, message_records, notice
 
 LANES: Final = 4_000  # (conversation, stream) pairs of a connection
 GROWTH: Final = 512  # a message may be longer than the frame that brought it: who sent it, and when
+MEMBER_S: Final = 1.0  # that persist is waited for
+_MEMBER: Final = "SELECT 1 FROM members WHERE chat_group = %s AND user = %s AND to_position IS NULL"
 _ASKED_FOR: Final[Headers] = ((RECEIPT_HEADER, b""),)
 
 
@@ -45,6 +48,8 @@ class Intake:
         clock: EdgeClock,
         directory: Directory,
         receipts: ReceiptsLog,
+        progress: Progress,
+        database: Database,
     ) -> None:
         self._config = config
         self._hub = hub
@@ -52,6 +57,8 @@ class Intake:
         self._clock = clock
         self._directory = directory
         self._receipts = receipts
+        self._progress = progress
+        self._database = database
 
     # ------------------------------------------------------------------ send
 
@@ -113,9 +120,25 @@ class Intake:
             raise ChatError("rate_limited", "too many messages", retry_after_ms=int(wait * 1_000) + 1)
         if to is not None:
             self._may_write(user, to, now)
-        elif group not in self._hub.groups_of(user):
-            raise ChatError("forbidden", "you are not in this group")
+        elif group is not None and group not in self._hub.groups_of(user):
+            raise Later(partial(self._find_member, user, group))
         self._publisher.check(now)
+
+    async def _find_member(self, user: int, group: int) -> None:
+        """This edge may not have heard of his join, and a send is refused for good only where that is sure. Raises
+        `forbidden`, Unavailable."""
+        timeline = f"g{group}"
+        try:
+            sure = await self._progress.reached(await self._progress.end([timeline]), MEMBER_S)
+            (found,) = await self._database.read([Statement(_MEMBER, (group, user))])
+        except PartError as error:
+            raise Unavailable(error.part) from None
+        if found.rows:
+            await self._hub.join(user, group)
+        elif sure:
+            raise ChatError("forbidden", "you are not in this group")
+        else:
+            raise Unavailable("mysql", "it is not known yet whether you are in this group; try again")
 
     def _may_write(self, user: int, to: int, now: float) -> None:
         if to in self._hub.blocked_by(user):

@@ -134,6 +134,7 @@ class Edge:
             generation=generation,
             partition=self.publisher.partition,
         )
+        self.services.logins.progress = self.progress
         self.directory = Directory(database, strangers=edge.strangers)
         self.receipts = ReceiptsLog(
             edge,
@@ -163,6 +164,8 @@ class Edge:
             clock=self.clock,
             directory=self.directory,
             receipts=self.receipts,
+            progress=self.progress,
+            database=database,
         )
         self.context = Context(
             config=edge,

@@ -179,6 +179,7 @@ async def sync(context: Context, session: Session, request: Sync) -> SyncedBytes
         if is_in(judged.stays) and group not in context.hub.groups_of(user):
             # E was asked for before this edge is written down for the group: the hint makes the session sync once more
             await context.hub.join(user, group)
+            context.services.logins.check_later(user)  # he may be out again: the log is ahead of what was read
     else:
         await follow_membership(context, user, given.rows)
         asked = [(r.position, r.sender, r.stream, r.seq) for r in given.rows if r.receipt and r.sender != user]
@@ -233,6 +234,8 @@ async def follow_membership(context: Context, user: int, rows: Sequence[Row]) ->
     known = context.hub.groups_of(user)
     for group in groups:
         inside = is_in(stays.get((group, user), []))
+        if inside != (group in known):
+            context.services.logins.check_later(user)  # the log is ahead of what was read
         if inside and group not in known:
             await context.hub.join(user, group)
         elif not inside and group in known:

@@ -49,6 +49,7 @@ class FewUsers:
         self.away = False
         self.users = set(USERS)
         self.friends: set[tuple[int, int]] = set()
+        self.members: set[tuple[int, int]] = set()  # group, user
         self.offsets: list[tuple[int, int, int]] = []
         self.asked: list[Statement] = []
 
@@ -71,6 +72,8 @@ class FewUsers:
         if "FROM friends" in sql:
             pairs = zip(args[::2], args[1::2], strict=True)
             return [pair for pair in pairs if pair in self.friends]
+        if "SELECT 1 FROM members" in sql:
+            return [(1,)] if tuple(args) in self.members else []
         if "FROM offsets" in sql:
             return list(self.offsets)
         return []
@@ -81,6 +84,10 @@ class FewUsers:
         await trio.lowlevel.checkpoint()
         self._check()
         return [Result([], 0, 0) for _ in statements]
+
+    def has_all(self) -> None:
+        """Persist has stored what is in the log, and what will be."""
+        self.offsets = [(n, 0, 1_000_000) for n in range(4)]
 
     async def script(self, sql: Sequence[str]) -> None:
         raise AssertionError("an edge defines nothing")

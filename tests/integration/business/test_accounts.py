@@ -386,3 +386,19 @@ def test_names() -> None:
     assert accounts.may_be_name("a.b-c_9")
     for name in ("", "A", "a b", "ä", "a" * 33, "a\n"):
         assert not accounts.may_be_name(name)
+
+
+async def test_groups_as_mysql_had_them_before_persist_caught_up_are_looked_up_again(world: World) -> None:
+    anna = await world.online("anna")
+    await world.ask(Session(), p.Register(name="bert", password=PASSWORD))
+    bert, first = await world.login("bert")
+    group = (await world.ask(anna, p.GroupCreate(name="x", members=[first.user]))).group
+    other = (await world.ask(anna, p.GroupCreate(name="y", open=True))).group
+    world.log.persisting = False
+    await world.ask(anna, p.GroupRemove(group=group, user=first.user))
+    await world.ask(bert, p.GroupJoin(group=other))
+    world.hub.groups.clear()  # another edge
+    _, again = await world.login("bert")
+    assert world.hub.groups_of(again.user) == {group}
+    await world.log.persist()
+    await until(lambda: world.hub.groups_of(again.user) == {other})

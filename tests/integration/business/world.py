@@ -85,6 +85,9 @@ class Log:
             raise PartAway("kafka", "away")
         return {t: position(0, len(self.records[self.partition(t).partition])) for t in timelines}
 
+    async def caught_up(self, seconds: float) -> bool:
+        return self.stored == [len(part) for part in self.records]
+
     async def reached(self, positions: Mapping[str, int], seconds: float) -> bool:
         return all(position(0, self.stored[self.partition(t).partition]) >= pos for t, pos in positions.items())
 
@@ -126,6 +129,9 @@ class Hub:
         self.sessions.setdefault(opened.user, []).append(session)
         self.groups.setdefault(opened.user, set()).update(opened.groups)
         self.blocked[opened.user] = opened.blocked_by
+
+    def changes_of(self, user: int) -> int:
+        return 0
 
     def groups_of(self, user: int) -> frozenset[int]:
         return frozenset(self.groups.get(user, ()))
@@ -221,6 +227,7 @@ class World:
             publisher=self.log,
             clock=self.clock,
         )
+        self.services.logins.progress = self.log
         fields: dict[str, Any] = {
             "config": config, "hub": self.hub, "publisher": self.log, "clock": self.clock, "progress": self.log,
             "database": self.database, "memory": memory, "log": None, "services": self.services, "intake": None,

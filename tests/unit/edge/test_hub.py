@@ -260,6 +260,7 @@ async def test_what_was_shown_pushes_the_clock_of_its_reader() -> None:
 
 async def test_a_join_registers_the_group_and_tells_the_sessions_to_sync_it() -> None:
     async with small_edge() as small:
+        small.database.has_all()
         ann = await small.client(1)
         extra = {"user": 1, "name": "ann", "group": 7}
         small.deliver(notice_of(1, "group_joined", "u1", sender=2, to=1, extra=extra))

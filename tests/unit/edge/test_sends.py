@@ -16,6 +16,7 @@ async def test_exactly_one_of_to_and_group() -> None:
 async def test_a_refused_send_does_not_use_its_seq_and_what_follows_has_a_gap() -> None:
     async with small_edge() as small:
         ann = await small.client(1)
+        small.database.has_all()
         small.edge.hub.set_blocked(1, 2, True)
         for where, code in (({"to": 2}, "blocked"), ({"to": 99}, "not_found"), ({"group": 7}, "forbidden")):
             await ann.send("send", **where, stream=5, seq=3, text="x")
@@ -39,7 +40,7 @@ async def test_unknown_recipients_are_looked_up_once_and_keep_the_order() -> Non
         assert [m.seq for m in small.log("u2")] == list(range(20))
 
 
-async def test_without_mysql_whoever_is_below_the_highest_known_user_exists() -> None:
+async def test_without_mysql_whoever_may_have_registered_meanwhile_exists() -> None:
     async with small_edge() as small:
         ann = await small.client(1)
         await ann.send("send", to=2, stream=5, seq=0, text="x")
@@ -48,7 +49,17 @@ async def test_without_mysql_whoever_is_below_the_highest_known_user_exists() ->
         await ann.send("send", to=3, stream=5, seq=0, text="x")
         await ann.expect("accepted", to=3)
         await ann.send("send", to=50, stream=5, seq=0, text="x")
-        assert (await ann.expect("error", to=50))["part"] == "mysql"
+        await ann.expect("accepted", to=50)
+        await ann.send("send", to=50_000_000, stream=5, seq=0, text="x")
+        assert (await ann.expect("error", to=50_000_000))["part"] == "mysql"
+
+
+async def test_an_edge_that_was_started_without_mysql_accepts_too() -> None:
+    async with small_edge() as small:
+        small.database.away = True
+        ann = await small.client(1)
+        await ann.send("send", to=50, stream=5, seq=0, text="x")
+        await ann.expect("accepted", to=50)
 
 
 async def test_strangers_may_not_write_where_the_operator_says_so() -> None:
@@ -169,3 +180,25 @@ async def test_a_read_mark_that_kafka_did_not_take_is_refused_in_full() -> None:
         await ann.send("read", to=2, sent_at=1, rid=8)
         error = await ann.expect("error", code="unavailable", rid=8)
         assert (error["part"], error["retriable"]) == ("kafka", True)
+
+
+async def test_a_member_whose_join_the_edge_has_not_heard_of_is_let_through() -> None:
+    async with small_edge() as small:
+        small.database.has_all()
+        small.database.members = {(7, 1)}
+        ann = await small.client(1)
+        for seq in range(3):
+            await ann.send("send", group=7, stream=5, seq=seq, text="x")
+        await ann.expect("accepted", group=7, seq=2)
+        await ann.expect("resync", timelines=["g7"])
+
+
+async def test_while_persist_is_behind_nobody_is_refused_for_good() -> None:
+    async with small_edge(heartbeat_ms=1_000) as small:
+        ann = await small.client(1)
+        await ann.send("send", group=7, stream=5, seq=0, text="x")
+        refusal = await ann.expect("error", group=7, stream=5, seq=0)
+        assert (refusal["code"], refusal["retriable"]) == ("unavailable", True)
+        small.database.has_all()
+        await ann.send("send", group=7, stream=5, seq=0, text="x")
+        await ann.expect("error", code="forbidden", group=7)
