@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,16 @@ BOUND_S = 6.0
 async def world(harmed: Cluster, nursery: trio.Nursery) -> AsyncIterator[World]:
     here, there = (harmed.address(name) for name in harmed.names("edge")[:2])
     found = World(nursery, {"here": here, "there": there, "front": harmed.front})
+
+    async def serves(door: str) -> bool:
+        """The edge has found out that everything is back."""
+        raw = await found.greeted(door, beats=False)
+        answer = await raw.ask("register", name=new_name(), password=PASSWORD)
+        await trio.aclose_forcefully(raw.stream)
+        return answer["type"] != "error"
+
+    for door in found.doors:
+        await until(partial(serves, door), 30)
     yield found
     await found.close()
 
