@@ -5,6 +5,7 @@ are the real ones.
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -380,3 +381,4 @@ def timelines(user: int, entry: Entry) -> set[str]:
 
 
 TestDelivery = Delivery.TestCase
+TestDelivery.settings = settings(max_examples=3 * settings().max_examples)  # of the profile: this is the one that matters
