@@ -76,13 +76,14 @@ class Lane:
 
     __slots__ = (
         "barrier", "conversation", "delay", "entries", "head", "next", "not_before", "refused", "stream", "uncertain",
-        "under_way",
+        "under_way", "written",
     )  # fmt: skip
 
     def __init__(self, conversation: str, stream: int) -> None:
         self.conversation, self.stream = conversation, stream
         self.entries: deque[Entry] = deque()
         self.head = 0  # the seq of the next entry to be composed
+        self.written = 0  # when its last entry was composed, in milliseconds
         self.next = 0  # the seq to be sent next on this connection
         self.uncertain = 0  # entries below it may have been taken on an earlier connection
         self.under_way: set[int] = set()  # sent on this connection and not answered

@@ -25,6 +25,9 @@ __all__ = ["NOTHING", "Changes", "Entry", "Failed", "Outbox", "OutboxFull", "Too
 
 #: Refusals after which the same send cannot succeed. It was not stored.
 FOR_GOOD: Final = frozenset({"blocked", "forbidden", "not_found", "bad_request"})
+#: Milliseconds after which a stream is not gone on with: below the days after which a server leaves it out of the heads. A
+#: device that begins from these would take the next seq for the end of a gap, and what fills it for new.
+REST: Final = 25 * 86_400_000
 STALLED: Final = 15.0  # seconds without any answer to what is under way: the connection is of no use
 
 
@@ -78,7 +81,7 @@ class Outbox:
         """Number a new message. Raises OutboxFull, TooLarge."""
         if self._count >= self._limit or self._size + len(text) > self._size_limit:
             raise OutboxFull(f"{self._count} messages wait to be accepted")
-        lane = self._lane(conversation, self._streams.get(conversation, self._stream))
+        lane = self._current(conversation, created)
         entry = Entry(self._last_id + 1, conversation, lane.stream, lane.head, text, created, extra, seen, receipt)
         length = len(encode(entry.request()))
         if length > self._max_frame:
@@ -228,9 +231,18 @@ class Outbox:
             lane = self._lanes[conversation, stream] = Lane(conversation, stream)
         return lane
 
+    def _current(self, conversation: str, now: int) -> Lane:
+        """What is numbered on."""
+        lane = self._lane(conversation, self._streams.get(conversation, self._stream))
+        if lane.head and not lane.entries and now - lane.written >= REST:
+            self._streams[conversation] = self._new_stream()
+            self._tidy(lane)
+            lane = self._lane(conversation, self._streams[conversation])
+        return lane
+
     def _append(self, lane: Lane, entry: Entry) -> None:
         lane.entries.append(entry)
-        lane.head = entry.seq + 1
+        lane.head, lane.written = entry.seq + 1, entry.created
         self._count += 1
         self._size += len(entry.text)
         if self._keeps:

@@ -57,6 +57,28 @@ def test_messages_are_numbered_sent_in_order_and_kept_until_accepted() -> None:
     assert len(box) == 0
 
 
+def test_a_stream_that_has_rested_for_weeks_is_not_gone_on_with() -> None:
+    """Its head is left out of what a new device begins from by then."""
+    box = outbox()
+    day = 86_400_000
+
+    def numbered(text: str, at: int) -> tuple[int, int]:
+        (entry,) = box.add("u34", text, created=at).put
+        assert [e.text for e in box.sends(0.0)] == [text]
+        return entry.stream, entry.seq
+
+    assert numbered("a", 0) == (1, 0)
+    assert numbered("b", 24 * day) == (1, 1)
+    assert numbered("c", 50 * day) == (1, 2)  # "b" is not accepted: no seq is left out, and `expire` gives it up
+    accept(box, 2)
+    assert numbered("d", 74 * day) == (1, 3)
+    accept(box, 3)
+    assert numbered("e", 99 * day) == (100, 0)
+    accept(box, 0, stream=100)
+    assert numbered("f", 100 * day) == (100, 1)
+    assert box.add("g7", "g", created=100 * day).put[0].stream == 1
+
+
 def test_conversations_are_numbered_apart_and_sent_in_the_order_of_composition() -> None:
     box = outbox()
     for text, conversation in (("a", "u34"), ("b", "g7"), ("c", "u34")):
