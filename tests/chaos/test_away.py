@@ -14,7 +14,7 @@ import trio
 
 from tests.harness.cluster import Cluster
 from tests.harness.scene import PATIENCE
-from tests.integration.raw import PASSWORD, Frame, Raw, World, new_device, new_name, new_stream, until
+from tests.integration.raw import PASSWORD, Ended, Frame, Raw, World, new_device, new_name, new_stream, until
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
@@ -29,15 +29,22 @@ async def world(harmed: Cluster, nursery: trio.Nursery) -> AsyncIterator[World]:
 
     async def serves(door: str) -> bool:
         """The edge has found out that everything is back."""
-        raw = await found.greeted(door, beats=False)
-        answer = await raw.ask("register", name=new_name(), password=PASSWORD)
-        await trio.aclose_forcefully(raw.stream)
-        return answer["type"] != "error"
+        raw = await found.connect(door, beats=False)
+        try:
+            await raw.greet()
+            answer = await raw.ask("register", name=new_name(), password=PASSWORD)
+        except (Ended, trio.BrokenResourceError):
+            return False
+        finally:
+            await trio.aclose_forcefully(raw.stream)
+        return bool(answer["type"] != "error")
 
-    for door in found.doors:
-        await until(partial(serves, door), 30)
-    yield found
-    await found.close()
+    try:
+        for door in found.doors:
+            await until(partial(serves, door), 30)
+        yield found
+    finally:
+        await found.close()
 
 
 @contextmanager
