@@ -62,6 +62,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True):
     requests_per_second: float = 100.0  # other requests, per connection
     requests_burst: int = 500
     outbox_bytes: int = 4 << 20  # per connection; above: goodbye 2003
+    outboxes_bytes: int = 512 << 20  # of all connections; above: those with the most get goodbye 2003
     publish_queue_bytes: int = 32 << 20  # of all connections; above: sends are refused `unavailable`
     linger_ms: float = 3.0  # while busy, a produce cycle does not start sooner than this after the one before
     receipts_ms: int = 200  # acknowledgements are coalesced over this

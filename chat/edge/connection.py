@@ -189,6 +189,14 @@ class Connection:
             self.dirty = True
             self.reactor.dirtied(self)
 
+    def shed(self) -> None:
+        """The edge holds too much for those who do not read, and this one is among them."""
+        if self.state < CLOSING:
+            self._overflow()
+            if not self.dirty:
+                self.dirty = True
+                self.reactor.dirtied(self)
+
     def _overflow(self) -> None:
         """A slow reader: what it has not begun to read is dropped, it is told why, and resumes when it comes back."""
         del self.chunks[1 if self.partial else 0 :]

@@ -5,7 +5,7 @@ and messages whose sender wants a receipt, are parsed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -51,8 +51,10 @@ class Deliveries:
         reactor: Reactor,
         clock: EdgeClock,
         directory: Directory,
+        check_later: Callable[[int], None],
         metrics: EdgeMetrics,
     ) -> None:
+        """`check_later(user)`: his groups have changed here, by what may be late or repeated: look them up."""
         self._place = TopicPartition(topic, 0)
         self._incarnation = incarnation
         self._reader = reader
@@ -61,6 +63,7 @@ class Deliveries:
         self._reactor = reactor
         self._clock = clock
         self._directory = directory
+        self._check_later = check_later
         self._metrics = metrics
 
     async def start(self, replication: int) -> None:
@@ -158,7 +161,11 @@ class Deliveries:
             group = int(timeline[1:])
         if not isinstance(user, int) or not isinstance(group, int):
             _log.error("a membership notice names nobody", timeline=timeline, kind=kind)
-        elif kind == "group_joined":
+            return
+        before = self._hub.changes_of(user)
+        if kind == "group_joined":
             self._hub.joined(user, group)
         else:
             self._hub.left(user, group)
+        if self._hub.changes_of(user) != before:
+            self._check_later(user)

@@ -245,6 +245,8 @@ class Dispatch:
         if isinstance(reply, Frame) and request.rid is not None:
             reply.rid = request.rid  # type: ignore[attr-defined]  # every Reply has one
         conn.send(reply)
+        if type(request) is Register:  # it has cost a hash, and a row
+            self._tries.count(conn.address, conn.reactor.now())
         if conn.user and conn.state == LOGIN:
             conn.state = OPEN
             conn.cutter.limit = conn.reactor.config.max_frame
@@ -260,6 +262,8 @@ class Dispatch:
             conn.fail(error, frame)
             return
         conn.send(frame)
+        if type(request) is Register and error.code == "exists":  # else names are found by asking
+            self._tries.count(conn.address, conn.reactor.now())
         if type(request) in TRIES and error.code in ("bad_credentials", "token_expired"):
             if error.code == "bad_credentials":  # a token is not to be guessed
                 self._tries.count(conn.address, conn.reactor.now())

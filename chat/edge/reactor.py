@@ -284,7 +284,9 @@ class Reactor:
 
     def _look(self, now: float) -> None:
         most = self.config.heartbeat_misses
+        held = 0
         for conn in list(self.connections.values()):
+            held += conn.queued
             if conn.ending is not None and conn.state < CLOSING:
                 if now >= conn.deadline:
                     conn.settled(late=True)
@@ -301,6 +303,17 @@ class Reactor:
                     conn.drop("the client does not close")
                 elif not conn.blocked:  # else its log-in waits for us
                     conn.close(Goodbye.PROTOCOL, "no log-in in time")
+
+        if held > self.config.outboxes_bytes:
+            self._relieve(held)
+
+    def _relieve(self, held: int) -> None:
+        """Each outbox is bounded, and all together are: those with the most in theirs are closed."""
+        for conn in sorted(self.connections.values(), key=lambda conn: conn.queued, reverse=True):
+            if held <= self.config.outboxes_bytes:
+                return
+            held -= conn.queued
+            conn.shed()
 
     def _tell(self) -> None:
         metrics = self.metrics

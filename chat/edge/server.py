@@ -154,6 +154,7 @@ class Edge:
             reactor=self.reactor,
             clock=self.clock,
             directory=self.directory,
+            check_later=self.services.logins.check_later,
             metrics=self.metrics,
         )
         self.presence = PresenceFeed(topics.presence, ports.presence, ports.log, self.hub, self._heard)

@@ -16,7 +16,8 @@ from chat.ports import Database, Statement
 TEXT: Final = ("text",)
 IN_GROUPS: Final = ("text", "group_joined", "group_left", "group_removed")
 SKEW_MS: Final = 600_000  # what clocks of edges may differ by; a stay is looked for by time with so much to spare
-MOST_STAYS: Final = 200  # in one look-up; the newest
+MOST_STAYS: Final = 200  # in one look-up; those that go on first, then the newest
+MOST_LISTED: Final = 4_200  # for the list of conversations: all groups that one may be in, and some earlier stays in them
 MOST_UNREAD: Final = 1_000
 UNREAD_ROWS: Final = 2_000  # looked at, per conversation
 FOREVER: Final = 1 << 62
@@ -75,7 +76,7 @@ class Browse:
         self._database = database
 
     async def stays(self, user: int, group: int | None = None) -> list[Stay]:
-        """The user's stays, of all groups or one, the newest first."""
+        """The user's stays, of all groups or one: those that go on, then the newest."""
         (result,) = await self._database.read([_stays(user, group)])
         return await self._with_times(result.rows)
 
@@ -158,7 +159,7 @@ class Browse:
                     f" GROUP BY conversation {where} ORDER BY newest DESC, conversation DESC LIMIT %s",
                     (f"u{user}", *args, limit),
                 ),
-                _stays(user, None),
+                _stays(user, None, MOST_LISTED),
             ]
         )
         inside = {r[0] for r in stays.rows if r[2] is None}
@@ -221,12 +222,12 @@ class Browse:
 _OLDER: Final = "HAVING newest < %s OR (newest = %s AND conversation < %s)"
 
 
-def _stays(user: int, group: int | None) -> Statement:
+def _stays(user: int, group: int | None, limit: int | None = None) -> Statement:
     where, args = ("", ()) if group is None else (" AND chat_group = %s", (group,))
     return Statement(
         f"SELECT chat_group, from_position, to_position, joined_at FROM members WHERE user = %s{where}"
-        " ORDER BY joined_at DESC, from_position DESC LIMIT %s",
-        (user, *args, MOST_STAYS),
+        " ORDER BY to_position IS NOT NULL, joined_at DESC, from_position DESC LIMIT %s",
+        (user, *args, MOST_STAYS if limit is None else limit),
     )
 
 

@@ -74,6 +74,8 @@ class FewUsers:
             return [pair for pair in pairs if pair in self.friends]
         if "SELECT 1 FROM members" in sql:
             return [(1,)] if tuple(args) in self.members else []
+        if "from_position FROM members" in sql:
+            return [(user, group, 1) for group, user in self.members if user in args]
         if "FROM offsets" in sql:
             return list(self.offsets)
         return []

@@ -275,3 +275,16 @@ async def test_conversations_are_cut_by_bytes(world: World, pair: tuple[Session,
 async def test_nothing(world: World, pair: tuple[Session, Session]) -> None:
     reply = await world.ask(pair[0], p.Conversations())
     assert (reply.conversations, reply.next) == ([], None)
+
+
+async def test_short_stays_in_other_groups_hide_none_that_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.persist.browse.MOST_STAYS", 2)
+    anna = await world.online("anna")
+    old = (await world.ask(anna, p.GroupCreate(name="old"))).group
+    await world.send(anna.user, group=old, text="needle")
+    for _ in range(3):
+        group = (await world.ask(anna, p.GroupCreate(name="short"))).group
+        await world.send(anna.user, group=group)
+        await world.ask(anna, p.GroupLeave(group=group))
+    assert [c.group for c in (await world.ask(anna, p.Conversations())).conversations] == [old]
+    assert [m.text for m in (await world.ask(anna, p.Search(text="needle"))).messages] == ["needle"]

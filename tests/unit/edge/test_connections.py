@@ -347,3 +347,36 @@ async def test_tries_of_a_password_are_limited_behind_log_in_too() -> None:
         for _ in range(5):
             await raw.expect("error", code="bad_credentials")
         await raw.goodbye(3001)
+
+
+async def test_registrations_are_limited_by_address() -> None:
+    async with small_edge(limit_loopback=True, login_tries_per_minute=3) as small:
+
+        async def registered(context: object, session: object, request: p.Register) -> p.Registered:
+            if request.name == "taken":
+                raise ChatError("exists", "the name is taken")
+            return p.Registered(user=9)
+
+        small.handlers[p.Register] = Handler(registered, Order.OPENING, before_login=True)
+        raw = await small.connect()
+        await raw.greet()
+        await raw.done("register", name="new", password="long enough")
+        await raw.refused("exists", "register", name="taken", password="long enough")
+        await raw.done("register", name="newer", password="long enough")
+        await raw.refused("rate_limited", "register", name="newest", password="long enough")
+
+
+async def test_all_outboxes_together_are_bounded() -> None:
+    async with small_edge(outboxes_bytes=1 << 20, heartbeat_misses=1_000) as small:
+        slow, quick = await small.client(1), await small.client(2)
+        one = next(c for c in small.edge.reactor.connections.values() if c.user == 1)
+        big = text(1, 2, to=1)._replace(payload=json.dumps({"type": "message", "text": "x" * 50_000}).encode())
+
+        def filled() -> bool:
+            if one.queued <= 2 << 20:
+                small.deliver(*[big] * 20)
+            return one.state != OPEN
+
+        await until(10, filled)
+        await slow.goodbye(2003)
+        await quick.alive()

@@ -261,6 +261,7 @@ async def test_what_was_shown_pushes_the_clock_of_its_reader() -> None:
 async def test_a_join_registers_the_group_and_tells_the_sessions_to_sync_it() -> None:
     async with small_edge() as small:
         small.database.has_all()
+        small.database.members = {(7, 1)}
         ann = await small.client(1)
         extra = {"user": 1, "name": "ann", "group": 7}
         small.deliver(notice_of(1, "group_joined", "u1", sender=2, to=1, extra=extra))
@@ -271,11 +272,23 @@ async def test_a_join_registers_the_group_and_tells_the_sessions_to_sync_it() ->
         await ann.expect("message", group=7)
         await ann.send("send", group=7, stream=5, seq=0, text="hello")
         await ann.expect("accepted", group=7)
+        small.database.members.clear()
         small.deliver(notice_of(9, "group_left", "g7", sender=1, group=7, extra=extra))
         await ann.expect("message", kind_="group_left")
         await until(2, lambda: not redis_hash(small, "group:7:edges"))
         await ann.send("send", group=7, stream=5, seq=1, text="hello")
         await ann.expect("error", code="forbidden")
+
+
+async def test_a_notice_of_a_join_that_comes_when_he_is_out_again_lets_nobody_in() -> None:
+    async with small_edge() as small:
+        small.database.has_all()
+        ann = await small.client(1)
+        extra = {"user": 1, "name": "ann", "group": 7}
+        small.deliver(notice_of(1, "group_joined", "u1", sender=2, to=1, extra=extra))
+        await ann.expect("message", kind_="group_joined")
+        await until(3, lambda: not small.edge.hub.groups_of(1))
+        await until(3, lambda: not redis_hash(small, "group:7:edges"))
 
 
 async def test_a_second_member_of_a_known_group_is_told_at_once() -> None:
