@@ -203,9 +203,10 @@ class TimelineReader:
         return effects
 
     def begin_again(self, now: float) -> list[Effect]:
-        """The user is a member again: the streams went on without him, so the device is fresh, from what it knows."""
+        """The user is a member again: the streams went on without him, so the device is fresh, from what it knows. Its
+        expected seqs stay: some of what lies above a position that was held back has been shown."""
         self.known = self._shown_up_to()
-        self._sequences.replace({}, keep_open=False)
+        self._sequences.forget_waiting()
         self._buffer.clear()
         self.fresh, self._discard = True, self._busy
         return self.resync(now)
@@ -241,11 +242,10 @@ class TimelineReader:
         return ReaderState(self._shown_up_to(), dict(self._sequences.expected), self.fresh)
 
     def changes(self) -> ReaderState:
-        """The same, but only the expected seqs that moved since the last call. (After heads have come some streams may be
-        gone from `state()`; to keep them does no harm, for nothing of them comes again.)"""
+        """The same, but only the expected seqs that moved since the last call."""
         changed, self._sequences.changed = self._sequences.changed, set()
         expected = self._sequences.expected
-        return ReaderState(self._shown_up_to(), {k: expected[k] for k in changed if k in expected}, self.fresh)
+        return ReaderState(self._shown_up_to(), {k: expected[k] for k in changed}, self.fresh)
 
     # ------------------------------------------------------------------ the rules
 
@@ -273,11 +273,12 @@ class TimelineReader:
         if answer.upto > self.known:
             self.known = answer.upto - 1
             if self.fresh and isinstance(answer.heads, list):
-                self._sequences.replace(self._heads(answer.heads), keep_open=True)
+                self._sequences.begin_at(self._heads(answer.heads))
                 self.fresh = False
 
     def _start_over(self, upto: int, heads: list[Head], effects: list[Effect]) -> None:
-        self._sequences.replace(self._heads(heads), keep_open=False)
+        self._sequences.forget_waiting()
+        self._sequences.begin_at(self._heads(heads))
         self.known = upto - 1
         self.fresh = False
         effects.append(StartOver(self.timeline, upto))

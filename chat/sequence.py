@@ -175,16 +175,12 @@ class Sequences:
         self._gaps.clear()
         self._waiting = 0
 
-    def replace(self, expected: Mapping[StreamKey, int], *, keep_open: bool) -> None:
-        """The stream heads of a snapshot take the place of all expected seqs. `keep_open`: but not where a gap is open in
-        what was read up to that snapshot; what waits there is still to be shown."""
-        before, self.expected = self.expected, dict(expected)
-        if keep_open:
-            for key in self._gaps:
-                self.expected[key] = before[key]
-        else:
-            self.forget_waiting()
-        self.changed = before.keys() | self.expected.keys()
+    def begin_at(self, heads: Mapping[StreamKey, int]) -> None:
+        """The stream heads of a snapshot. None is taken back by one that is older than what was shown since; and a gap that
+        is open stays so: what waits there is still to be shown."""
+        for key, seq in heads.items():
+            if seq > self.expected.get(key, 0) and key not in self._gaps:
+                self._move(key, seq)
 
     def _move(self, key: StreamKey, seq: int) -> None:
         self.expected[key] = seq

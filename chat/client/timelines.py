@@ -168,7 +168,7 @@ class Timelines:
         state = self._readers.pop(timeline).state()
         self._leaving.discard(timeline)
         self._active.discard(timeline)
-        self._stored[timeline] = self._resting[timeline] = ReaderState(state.known, {}, fresh=True)
+        self._stored[timeline] = self._resting[timeline] = ReaderState(state.known, state.expected, fresh=True)
 
     def _timeline(self, message: Message) -> str:
         return self.own if message.group is None else group_timeline(message.group)

@@ -189,7 +189,7 @@ class Device:
         self.disk[timeline] = ReaderState(changes.known, {**before.expected, **changes.expected}, changes.fresh)
         full = reader.state()
         assert (full.known, full.fresh) == (self.disk[timeline].known, self.disk[timeline].fresh)
-        assert full.expected.items() <= self.disk[timeline].expected.items()
+        assert full.expected == self.disk[timeline].expected
 
     # ------------------------------------------------------------------ what it must never do
 

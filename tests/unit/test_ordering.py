@@ -378,7 +378,16 @@ def test_too_old_begins_anew_from_the_heads() -> None:
     r.resync(0.0)
     effects = r.synced(answer(upto=5_000, too_old=True, heads=[head(9, stream=6)]), 0.0)
     assert effects == [StartOver("u42", 5_000), Acknowledge("u42", 4_999)]
-    assert r.state() == ReaderState(4_999, {(34, "u34", 6): 9}, False)
+    assert r.state() == ReaderState(4_999, {(34, "u34", 5): 3, (34, "u34", 6): 9}, False)
+
+
+def test_heads_never_take_a_stream_back() -> None:
+    """Their snapshot may be older than what came live."""
+    r = reader(10, expected=3)
+    r.begin_again(0.0)
+    r.synced(answer(upto=11, heads=[head(2)]), 0.0)
+    assert not r.fresh
+    assert r.state().expected == {(34, "u34", 5): 3}
 
 
 def test_too_old_without_heads_changes_nothing() -> None:
@@ -392,8 +401,9 @@ def test_who_is_a_member_again_begins_anew_from_what_he_knows() -> None:
     r = reader(10, expected=3)
     effects = r.begin_again(0.0)
     assert effects == [AskSync("u42", 10, True)]
-    assert r.delivery(text(12, 8, prev=10), 0.0) == []
-    assert shown(r.synced(answer(text(12, 8), upto=13, heads=[head(9)]), 0.0)) == [12]
+    assert r.delivery(text(12, 8, prev=10, stream=6), 0.0) == []
+    assert shown(r.synced(answer(text(12, 8, stream=6), upto=13, heads=[head(9, stream=6), head(3)]), 0.0)) == [12]
+    assert r.state() == ReaderState(12, {(34, "u34", 5): 3, (34, "u34", 6): 9}, False)
 
 
 def test_an_answer_from_before_that_is_thrown_away() -> None:

@@ -284,3 +284,16 @@ def test_what_came_by_the_chain_meanwhile_is_not_taken_from_the_answer() -> None
     assert seqs(effects) == [2, 4]
     assert fetches(effects) == []
     assert r.next_tick == 300.0
+
+
+def test_a_member_again_is_not_shown_again_what_lies_above_a_position_held_back() -> None:
+    r = reader()
+    r.delivery(text(11, 3, 10), 0.0)
+    assert seqs(r.delivery(text(12, 0, 11, stream=6), 0.0)) == [0]
+    assert r.begin_again(0.0) == [AskSync("u42", 10, True)]
+    heads = [Head(sender=HIM, to=ME, stream=s, next=n) for s, n in ((STREAM, 4), (6, 1))]
+    rows = [text(11, 3), text(12, 0, stream=6)]
+    answered = Synced(timeline="u42", messages=rows, upto=13, complete=True, heads=heads)
+    assert seqs(r.synced(answered, 0.0)) == []
+    assert fetches(r.tick(1.0)) == [(1, 2)]
+    assert seqs(r.fetched(*KEY, fetched(void=(1, 2)), 1.0)) == [3]
