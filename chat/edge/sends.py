@@ -147,7 +147,6 @@ class Intake:
             return
         directory = self._directory
         if not directory.known(to):
-            directory.add((user,))  # he exists, and so, while MySQL is away, do those below him
             raise Later(partial(directory.find, to))
         if not directory.strangers and not directory.friends(user, to, now):
             raise Later(partial(directory.find_friends, user, to))

@@ -281,7 +281,7 @@ async def test_a_join_registers_the_group_and_tells_the_sessions_to_sync_it() ->
 
 
 async def test_a_notice_of_a_join_that_comes_when_he_is_out_again_lets_nobody_in() -> None:
-    async with small_edge() as small:
+    async with small_edge(heartbeat_misses=1_000) as small:
         small.database.has_all()
         ann = await small.client(1)
         extra = {"user": 1, "name": "ann", "group": 7}

@@ -202,11 +202,3 @@ async def test_while_persist_is_behind_nobody_is_refused_for_good() -> None:
         small.database.has_all()
         await ann.send("send", group=7, stream=5, seq=0, text="x")
         await ann.expect("error", code="forbidden", group=7)
-
-
-async def test_an_edge_that_began_without_mysql_takes_sends_to_those_below_the_sender() -> None:
-    async with small_edge() as small:
-        small.database.away = True
-        ann = await small.client(4)
-        await ann.send("send", to=2, stream=5, seq=0, text="x")
-        await ann.expect("accepted", to=2)
