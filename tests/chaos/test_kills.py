@@ -98,3 +98,18 @@ async def test_two_at_once(harmed: Cluster, pair: tuple[str, str]) -> None:
 async def test_everything_at_once(harmed: Cluster) -> None:
     parts = tuple(entry.name for entry in harmed.processes.processes)
     await killed(harmed, "everything at once", parts, "two at once")
+
+
+async def test_everything_and_the_supervisor(harmed: Cluster) -> None:
+    """As if the machine had been switched off; then `chat up`."""
+
+    async def cruel(scene: Scene) -> None:
+        scene.begin()
+        harmed.kill("supervisor")
+        for entry in harmed.processes.processes:
+            harmed.kill_all_of(entry.name)
+        await harmed.up_again()
+        scene.has_returned()
+        await scene.recovered()
+
+    await play(harmed, "everything and the supervisor, then chat up", cruel, section="two at once")

@@ -53,6 +53,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = State(folder)
+        self._settings: Mapping[str, Any] = {}  # that it was brought up with
 
     # ---- what there is
 
@@ -151,9 +152,14 @@ class Cluster:
 
     async def up(self, settings: Mapping[str, Any]) -> None:
         """`settings`: "up.edges" → 2. As `chat up`, without its self-test."""
+        self._settings = settings
         flags = {tuple(name.split(".")): value for name, value in settings.items()}
         loaded = load(None, {}, flags, cluster=False)
         await bring_up(self.state, loaded, os.getpid(), False, quiet)
+
+    async def up_again(self) -> None:
+        """As before, when its supervisor has died."""
+        await self.up(self._settings)
 
     async def down(self) -> None:
         await take_down(self.state, True, quiet)

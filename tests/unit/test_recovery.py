@@ -34,7 +34,7 @@ def test_nobody_was_shown_anything() -> None:
 
 
 def test_the_table_replaces_the_one_before() -> None:
-    row = {"first_s": 0.1, "last_s": None, "wrong": {}, "sent": 5}
+    row: dict[str, object] = {"first_s": 0.1, "last_s": None, "wrong": {}, "sent": 5}
     table = render({"kills": {"an edge": row}, "not told": {"x": row}})
     assert "| an edge | – | – | – | 0.1 | – |" in table
     text = f"before\n{BEGIN}\nold\n{END}\nafter"
