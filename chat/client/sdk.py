@@ -46,7 +46,8 @@ from chat.records import conversation_of, group_timeline
 __all__ = ["Client", "LoggedOut"]
 
 MAX_EVENTS: Final = 10_000
-BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try; doubled each time
+BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try
+BACKOFF_GROWTH: Final = 1.6  # each time; a restarted edge is there in two seconds, and a refused try costs next to nothing
 BACKOFF_MAX: Final = 5.0
 STABLE: Final = 5.0  # a connection that lived as long begins the back-off anew
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
@@ -93,7 +94,7 @@ class Client(Requests):
                 self._notify()
                 return ended
             tries = 0 if trio.current_time() - began > STABLE else tries + 1
-            pause = max(ended.retry_after, 0.0) + random.random() * min(BACKOFF_FIRST * 2.0**tries, BACKOFF_MAX)
+            pause = max(ended.retry_after, 0.0) + random.random() * min(BACKOFF_FIRST * BACKOFF_GROWTH**tries, BACKOFF_MAX)
             self._emit(ev.Disconnected(ended, pause))
             await trio.sleep(pause)
 

@@ -34,7 +34,8 @@ from tests.harness.recovery import LATE_S, Presence, Recovery, Seen, measure
 PATIENCE: Final = float(os.environ.get("CHAT_PATIENCE", "1"))
 FOLDER: Final = Path(os.environ.get("CHAT_CHAOS_FOLDER", ".chat-chaos"))
 
-STEADY, DEVICES = 5, 2
+#: Enough that their timelines lie in all partitions.
+STEADY, DEVICES = 8, 2
 _LOOK: Final = 0.02
 _RECOVERED_S: Final = 60.0
 
@@ -182,7 +183,7 @@ async def play(cluster: Cluster, name: str, cruel: Cruel, *, section: str = "kil
     recovery is written down under `name`."""
     seed = options.pop("seed", None) or new_seed()
     asked = {
-        "servers": [cluster.front], "users": 8, "groups": 2, "group_size": 5, "devices": DEVICES, "rate": 25.0,
+        "servers": [cluster.front], "users": 11, "groups": 2, "group_size": 5, "devices": DEVICES, "rate": 25.0,
         "churn": True, "steady": STEADY, "duration": 1.0, "settle": 60.0 * PATIENCE, "setup": 60.0 * PATIENCE, "seed": seed,
         **options,
     }  # fmt: skip
