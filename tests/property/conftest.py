@@ -1,5 +1,5 @@
-"""Hypothesis profiles: `ci` (default, half a minute for the whole folder) and `thorough` (ten minutes), by HYPOTHESIS_PROFILE. A failure
-prints a blob for `@reproduce_failure`."""
+"""Hypothesis profiles, by HYPOTHESIS_PROFILE: `ci` (default, half a minute for the whole folder) and `thorough` (ten
+minutes). A failure prints a blob for `@reproduce_failure`."""
 
 import os
 
