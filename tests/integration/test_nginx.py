@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -62,14 +62,15 @@ class Edges:
 
     async def _serve(self, name: str, port: int, *, task_status: trio.TaskStatus[None]) -> None:
         async def client(stream: trio.SocketStream) -> None:
-            async with stream:
-                line = b""
-                while not line.endswith(b"\r\n"):
-                    line += await stream.receive_some(1)
-                self.held[name] += 1
-                await stream.send_all(name.encode() + b" " + line)
-                while data := await stream.receive_some():
-                    await stream.send_all(data)
+            with suppress(trio.BrokenResourceError):  # nginx resets what its client has left
+                async with stream:
+                    line = b""
+                    while not line.endswith(b"\r\n") and (byte := await stream.receive_some(1)):
+                        line += byte
+                    self.held[name] += 1
+                    await stream.send_all(name.encode() + b" " + line)
+                    while data := await stream.receive_some():
+                        await stream.send_all(data)
 
         with trio.CancelScope() as self._stops[name]:
             await trio.serve_tcp(client, port, host="127.0.0.1", task_status=task_status)
@@ -121,15 +122,15 @@ async def run_front(folder: Path, settings: dict[str, object]) -> AsyncIterator[
         write_files(part)
         write_stream(folder, config, upstreams)
         found.running = Running.start(part, folder / "nginx.log", dict(os.environ), "")
-        nursery.start_soon(found.running.exited)
         try:
             assert part.check is not None
             with trio.fail_after(20):
                 await until(part.check)
             yield found
         finally:
-            with trio.CancelScope(shield=True):
-                await found.running.stop(5)
+            found.running.signal(signal.SIGTERM)
+            with trio.fail_after(10, shield=True):
+                await found.running.exited()
         nursery.cancel_scope.cancel()
 
 
