@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.harness.cluster import Cluster, run_cluster
+from tests.harness.scene import FOLDER
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +17,8 @@ def harmed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
     settings = {"up.edges": 2, "up.routers": 2, "up.persists": 2}
     with run_cluster(tmp_path_factory.mktemp("chaos") / ".chat", settings) as found:
         yield found
+        shutil.rmtree(FOLDER / "logs", ignore_errors=True)
+        shutil.copytree(found.state.logs, FOLDER / "logs")  # to find out why, when the folder of the tests is gone
 
 
 @pytest.fixture
