@@ -105,6 +105,8 @@ class Dispatch:
             conn.fail(error, self.error_frame(error))
             return
         except ChatError as error:
+            if conn.state == OPEN and "seq" in error.fields:
+                self._ctx.intake.pin(conn, error.fields)
             self._refuse(conn, None, error)
             return
         handler = self._handlers.get(type(request))

@@ -90,7 +90,8 @@ def answer(
             cut, upto = True, more.above + 1
     visible = [(r, f) for r, f in zip(taken, frames, strict=True) if sees(stays, r.position)]
     heads = None
-    if fresh and not cut:
+    # While persist is behind what the device has, heads are older than its place, and would mislead it.
+    if fresh and not cut and (upto > after or (end is not None and upto >= end)):
         heads = head_list(page.heads or (), own=own, me=me, stays=stays)
         if sum(map(len, frames)) + sum(map(len, heads)) > HEADS_BUDGET and taken:
             heads, cut, upto = None, True, taken[-1].position + 1

@@ -7,7 +7,7 @@ taken, and from here on it is either accepted, or the connection ends with 2001.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -100,6 +100,20 @@ class Intake:
                 conn.send(accepted(conversation, stream, taken.acknowledged))
         elif isinstance(taken, Gap):
             raise ChatError("sequence_gap", f"expected {taken.expected}", expected=taken.expected)
+
+    @staticmethod
+    def pin(conn: Connection, fields: Mapping[str, Any]) -> None:
+        """A `send` that could not be decoded was refused; `fields` are what could be read of it. Its seq stays the expected
+        one, so that what is pipelined behind it leaves no hole."""
+        to, group, stream = fields.get("to"), fields.get("group"), fields.get("stream")
+        if (to is None) == (group is None) or stream is None:
+            return
+        if conn.window is None:
+            conn.window = Window(LANES)
+        try:
+            conn.window.refuse(f"g{group}" if to is None else f"u{to}", stream, fields["seq"])
+        except Full:
+            conn.close(Goodbye.MOVED, "too many conversations and streams on one connection")
 
     @staticmethod
     async def _pinned(wait: Callable[[], Awaitable[None]], window: Window, of: tuple[str, int, int]) -> None:

@@ -126,3 +126,10 @@ def test_cursors() -> None:
     for bad in (pack("h", "u7"), pack("s", "u7", 3), pack("h", 3, "u7"), pack("h", "u7", 2**53), "", "=", "é", "!" * 9):
         with pytest.raises(ChatError, match="cursor"):
             unpack(bad, "h", str, int)
+
+
+def test_no_heads_from_before_where_the_device_is() -> None:
+    """A device that lost its state asks from its cursor, which persist may not have reached."""
+    heads = [StreamHead("u2", 2, 9, 3, 5)]
+    assert made(Page([], 40, None, heads, False), 60, fresh=True, end=70).heads is None
+    assert made(Page([], 61, None, heads, False), 60, fresh=True).heads is not None

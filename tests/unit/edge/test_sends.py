@@ -28,6 +28,15 @@ async def test_a_refused_send_does_not_use_its_seq_and_what_follows_has_a_gap() 
         await ann.expect("accepted", seq=3)
 
 
+async def test_one_that_cannot_be_decoded_pins_the_start_too() -> None:
+    async with small_edge() as small:
+        ann = await small.client(1)
+        await ann.send("send", to=2, stream=5, seq=3, text=["not a text"])
+        await ann.send("send", to=2, stream=5, seq=4, text="x")
+        await ann.expect("error", code="bad_request", seq=3, to=2)
+        assert (await ann.expect("error", code="sequence_gap", seq=4))["expected"] == 3
+
+
 async def test_unknown_recipients_are_looked_up_once_and_keep_the_order() -> None:
     async with small_edge() as small:
         ann = await small.client(1)
