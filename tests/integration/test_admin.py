@@ -227,6 +227,7 @@ def _said(error: BaseException) -> str:
     return " ".join(map(_said, error.exceptions)) if isinstance(error, BaseExceptionGroup) else str(error)
 
 
+@pytest.mark.chaos  # long: with `make chaos`
 async def test_kafka_is_lost_and_mysql_kept(own_cluster: Callable[..., Cluster], nursery: trio.Nursery) -> None:
     one_of_each = {"up.edges": 1, "up.routers": 1, "up.persists": 1, "up.parts": "kafka,redis,mariadb"}
     cluster = own_cluster(**one_of_each)

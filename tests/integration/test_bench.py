@@ -32,6 +32,7 @@ async def test_a_row_is_measured_with_hops_and_cost(cluster: Cluster) -> None:
     assert "### light" in measured({"light": outcome})
 
 
+@pytest.mark.chaos  # long: with `make chaos`
 async def test_the_search_tries_rates_and_confirms_the_best(cluster: Cluster) -> None:
     bench = Bench(cluster.folder, 0.03, lambda line: None, False)
     row = ROWS["max-rate"]._replace(loads=[Load("direct", {"connections": 4, "rate": 5.0, "duration": 2.0, "warmup": 0.1})])

@@ -33,6 +33,7 @@ async def test_devices_come_and_go(cluster: Cluster) -> None:
     sound(await check(options))
 
 
+@pytest.mark.chaos  # long: with `make chaos`
 async def test_killed_and_stopped(own_cluster: Callable[..., Cluster]) -> None:
     cluster = own_cluster()
 
