@@ -70,11 +70,13 @@ async def _check(database: Database, admin: LogAdmin, topics: Topics, name: str)
     if not count or name not in ids:
         raise SetupError(f"Kafka has no topic {name}: create the topics with `chat topics create`")
     partitions = [TopicPartition(name, n) for n in range(count)]
-    starts, ends = await admin.start_offsets(partitions), await admin.end_offsets(partitions)
-    found = Found(name, ids[name], [starts[p] for p in partitions], [ends[p] for p in partitions])
+    # In this order, since others store and trim meanwhile: what is stored was never trimmed before, and lies below the end.
+    starts = await admin.start_offsets(partitions)
     (result,) = await database.read(
         [Statement("SELECT topic_partition, topic_id, next_offset FROM offsets WHERE topic = %s", (name,))]
     )
+    ends = await admin.end_offsets(partitions)
+    found = Found(name, ids[name], [starts[p] for p in partitions], [ends[p] for p in partitions])
     rows = {number: Row(topic_id, next_offset) for number, topic_id, next_offset in result.rows}
     generation = topics.generation_of(name)
     if generation is None:
