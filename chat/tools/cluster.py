@@ -162,9 +162,11 @@ async def take_down(state: State, now: bool, tell: Tell = say) -> None:
         tell(f"no cluster runs in {state.folder}")
         return
     if state.is_held():
-        if await ask(state, {"do": "stop", "now": now}) is None and found and found.supervisor.identity:
-            kill(found.supervisor.identity, signal.SIGTERM)
-            kill(found.supervisor.identity, signal.SIGCONT)
+        request = {"do": "stop", "now": now}
+        if await ask(state, request) is None and found and found.supervisor.identity:
+            kill(found.supervisor.identity, signal.SIGCONT)  # somebody may have stopped it
+            if await ask(state, request) is None:
+                kill(found.supervisor.identity, signal.SIGTERM)
         with trio.move_on_after(DOWN_S):
             while state.is_held():  # noqa: ASYNC110 - another process holds it
                 await trio.sleep(0.05)
