@@ -34,6 +34,7 @@ FIRST_PORT: Final = 27_000
 #: One `chat load`, preparations included; each of its phases has its own, shorter limit.
 RUN_S: Final = 3_600.0
 QUIET_S: Final = 300.0
+WARM_S: Final = 45.0
 READY_S: Final = 120.0
 #: The rate found by a search is confirmed by a run of this many seconds; where it does not hold so long, a little less.
 CONFIRM_S: Final = 60.0
@@ -58,6 +59,7 @@ class Bench:
         self._facts: dict[str, Any] = {}
         #: rates that a search tries before the best is confirmed
         self.runs = 8
+        self._warm = False
 
     async def up(self, loaded: Loaded, owner: int | None) -> None:
         """The cluster, or the one that runs in the folder. Raises SetupError."""
@@ -76,6 +78,7 @@ class Bench:
 
     async def measure(self, row: Row) -> Outcome:
         """All runs of a row. Raises SetupError: one could not be done."""
+        await self._warm_up()
         await self._ready()
         machine, runs = self._facts | moment(), list[Done]()
         loads = [one.scaled(self._scale) for one in row.loads]
@@ -97,6 +100,15 @@ class Bench:
         return Outcome(row=row.name, machine=machine, runs=runs)
 
     # ------------------------------------------------------------------ runs
+
+    async def _warm_up(self) -> None:
+        """Once, before the first row: a broker that has just been started spends its first minute compiling itself."""
+        if not self._warm:
+            self._warm = True
+            await self._ready()
+            options = {"connections": 100, "rate": 400.0, "duration": WARM_S, "warmup": 0.0}
+            self._say("warming up")
+            await self._load([*Load("direct", options).scaled(self._scale).words(), "--state", str(self._folder)])
 
     async def _search(self, row: Row, load: Load, runs: list[Done]) -> None:
         rate = load.options["rate"]
