@@ -398,11 +398,13 @@ async def test_a_key_of_another_kind_does_not_stop_the_others() -> None:
         assert redis_hash(small, "loc:2")
 
 
-async def slow_log_in(small: SmallEdge) -> None:
-    """Log-ins read first, and open when the gate does."""
+async def slow_log_in(small: SmallEdge) -> trio.Event:
+    """Log-ins read first, and open when the gate does. Returns what is set when one has begun."""
+    begun = trio.Event()
 
     async def resume(context: Context, session: Session, request: p.Resume) -> p.LoggedIn:
         asked_at = trio.current_time()
+        begun.set()
         assert small.gate is not None
         await small.gate.wait()
         opened = Opened(1, "ann", request.device, "s", b"", frozenset(), frozenset(), {}, asked_at)
@@ -414,16 +416,17 @@ async def slow_log_in(small: SmallEdge) -> None:
 
     small.handlers[p.Resume] = Handler(resume, Order.OPENING, before_login=True)
     small.gate = trio.Event()
+    return begun
 
 
 async def test_a_block_that_is_heard_during_a_log_in_holds() -> None:
     async with small_edge(heartbeat_ms=1_000) as small:
         bob = await small.client(2)
-        await slow_log_in(small)
+        begun = await slow_log_in(small)
         ann = await small.connect()
         await ann.greet()
         await ann.send("resume", token="1", device="device-1")
-        await until(2, lambda: small.edge.dispatch.tasks == 1)
+        await until(2, begun.is_set)
         tell(small, event="blocked", user=1, by=2)
         tell(small, event="end_sessions", user=2, code=1002)
         await bob.goodbye(1002)  # so the one before was heard
@@ -436,11 +439,11 @@ async def test_a_block_that_is_heard_during_a_log_in_holds() -> None:
 async def test_a_log_in_that_began_before_the_sessions_were_ended_is_not_opened() -> None:
     async with small_edge(heartbeat_ms=1_000) as small:
         bob = await small.client(2)
-        await slow_log_in(small)
+        begun = await slow_log_in(small)
         ann = await small.connect()
         await ann.greet()
         await ann.send("resume", token="1", device="device-1")
-        await until(2, lambda: small.edge.dispatch.tasks == 1)
+        await until(2, begun.is_set)
         tell(small, event="end_sessions", user=1, code=1002)
         tell(small, event="end_sessions", user=2, code=1002)
         await bob.goodbye(1002)
