@@ -102,6 +102,19 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     edge_topic_hours: float = 6.0  # the topic of an edge whose lease is gone for longer is removed; 0: never
 
 
+class ArchiveConfig(Struct, frozen=True, kw_only=True):
+    """Where old messages go, and when. Edges read it too: `url` must be reachable by every edge and by the archiver."""
+
+    url: str = ""  # a folder, or an address that fsspec knows (s3://bucket/prefix); empty: nothing is archived
+    age_days: float = 90.0  # messages older than this are moved
+    max_rows: int = 9_000_000  # above so many hot rows the oldest are moved too, however young …
+    keep_rows: int = 7_000_000  # … until so many are left
+    slice_rows: int = 50_000  # of one file, one transaction
+    retention_days: float = 0.0  # older messages are deleted for good, hot and cold; 0: never
+    every_s: float = 3_600.0  # between two looks of a running archiver
+    cache_mb: int = 64  # an edge's memory of what it has read of files
+
+
 class NginxConfig(Struct, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:7000"  # the front: where clients connect
     balance: Literal["least_conn", "round_robin", "hash", "consistent_hash"] = "least_conn"  # hash: of the client's address
@@ -135,6 +148,7 @@ class Config(Struct, frozen=True, kw_only=True):
     edge: EdgeConfig = EdgeConfig()
     router: RouterConfig = RouterConfig()
     persist: PersistConfig = PersistConfig()
+    archive: ArchiveConfig = ArchiveConfig()
     nginx: NginxConfig = NginxConfig()
     up: UpConfig = UpConfig()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,0 +1,29 @@
+-- Rows that were moved out of `messages` into files. A slice is one file; the index says where in it a conversation of a
+-- timeline lies: rows are sorted by timeline, conversation, sent_at, position, so that each is one stretch of the file.
+
+CREATE TABLE IF NOT EXISTS archive_slices (
+  id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  file VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, -- its name below the archive's address
+  row_count INT NOT NULL,
+  byte_count BIGINT NOT NULL,
+  checksum BINARY(32) NOT NULL, -- SHA-256 of the file
+  min_sent_at BIGINT NOT NULL,
+  max_sent_at BIGINT NOT NULL,
+  created_at BIGINT NOT NULL,
+  UNIQUE KEY by_file (file),
+  KEY by_age (max_sent_at)
+) ENGINE=InnoDB;
+
+CREATE TABLE IF NOT EXISTS archive_index (
+  timeline VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  conversation VARCHAR(20) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  slice BIGINT NOT NULL,
+  first_row INT NOT NULL,
+  row_count INT NOT NULL,
+  min_position BIGINT NOT NULL,
+  max_position BIGINT NOT NULL,
+  min_sent_at BIGINT NOT NULL,
+  max_sent_at BIGINT NOT NULL,
+  PRIMARY KEY (timeline, conversation, slice),
+  KEY by_slice (slice)
+) ENGINE=InnoDB;
