@@ -27,3 +27,22 @@ CREATE TABLE IF NOT EXISTS archive_index (
   PRIMARY KEY (timeline, conversation, slice),
   KEY by_slice (slice)
 ) ENGINE=InnoDB;
+
+-- Files that no slice stands for: `writing` before the transaction that makes one a slice, `gone` once nothing refers to it
+-- any more. A writer whose file another has set to `gone` cannot make it a slice; the file is removed some time after.
+CREATE TABLE IF NOT EXISTS archive_files (
+  file VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+  state ENUM('writing','gone') NOT NULL,
+  since BIGINT NOT NULL
+) ENGINE=InnoDB;
+
+-- What was run, for operators and for when to run next.
+CREATE TABLE IF NOT EXISTS archive_runs (
+  id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  why VARCHAR(16) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, -- age, rows, asked
+  before_ms BIGINT NOT NULL, -- messages sent before this
+  began_at BIGINT NOT NULL,
+  ended_at BIGINT NULL, -- NULL: under way, or cut off
+  row_count BIGINT NOT NULL DEFAULT 0,
+  slice_count INT NOT NULL DEFAULT 0
+) ENGINE=InnoDB;
