@@ -120,6 +120,10 @@ class Fetcher:
         """Records between the position and the end, of those whose end has been heard of."""
         return {p: max(0, end - self._next[p]) for p, end in self._ends.items()}
 
+    def position(self, partition: TopicPartition) -> int:
+        """Of one that was placed: where it is read on."""
+        return self._next[partition]
+
     def close(self) -> None:
         for wire in self._wires.values():
             wire.close()

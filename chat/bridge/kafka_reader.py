@@ -42,6 +42,10 @@ class KafkaLogReader:
         await trio.lowlevel.checkpoint()
         return self._fetcher.lag()
 
+    def position(self, partition: TopicPartition) -> int:
+        """The offset of the next record of an assigned partition: behind what was read, and what the log has left out."""
+        return self._fetcher.position(partition)
+
     def close(self) -> None:
         self._fetcher.close()
 
