@@ -9,7 +9,8 @@ What lies in which topic:
     <ns>.dead        key as found, value as found, headers say where and why
 
 `ns` is the namespace, `chat` unless several clusters share one Kafka. Headers of a message record: `k` its kind where
-that is not `text`; `r` (empty) where the sender asked for a receipt.
+that is not `text`; `r` (empty) where the sender asked for a receipt; `e` the edge where a text came in, on the sender's own
+record of it (a group's only one). Header of a batch of deliveries: `by`, see `Routed`. Both serve `chat trace` alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from chat.protocol import Extra, Message, encode
 
 KIND_HEADER: Final = "k"
 RECEIPT_HEADER: Final = "r"
+EDGE_HEADER: Final = "e"
+ROUTED_HEADER: Final = "by"
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -172,10 +175,43 @@ class Delivery(NamedTuple):
 
 
 class DeliveryBatch(NamedTuple):
-    """`incarnation` is the run of the edge that is meant; None: whoever reads it picks out its own (Redis was away)."""
+    """`incarnation` is the run of the edge that is meant; None: whoever reads it picks out its own (Redis was away). One
+    without deliveries says that some were passed over: all sessions are to sync."""
 
     incarnation: int | None
     deliveries: Sequence[Delivery]
+
+
+class Routed(NamedTuple):
+    """Who made a batch of deliveries. `how`: `redis` (locations were looked up), `all` (Redis was away: to every edge).
+    `fetched`: when the router had the records, in milliseconds by its clock; the batch's timestamp: when it had decided."""
+
+    router: str
+    how: str
+    fetched: int
+
+
+def routed_headers(routed: Routed) -> Headers:
+    return ((ROUTED_HEADER, f"{routed.router} {routed.how} {routed.fetched}".encode()),)
+
+
+def routed_by(headers: Headers) -> Routed | None:
+    """None: a router that does not say, or said nothing that is understood."""
+    for name, value in headers:
+        if name == ROUTED_HEADER:
+            words = value.decode(errors="replace").split(" ")
+            if len(words) == 3 and words[2].isascii() and words[2].isdigit():
+                return Routed(words[0], words[1], int(words[2]))
+    return None
+
+
+#: In the set of `missed_key`: too many to be named.
+EVERY_TIMELINE: Final = "*"
+
+
+def missed_key(prefix: str, edge: str) -> str:
+    """In Redis, a set: timelines whose deliveries to this edge were passed over, since its topic could not be written."""
+    return f"{prefix}missed:{edge}"
 
 
 def splice(value: bytes, prev: int | None, pos: int) -> bytes:

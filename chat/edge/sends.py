@@ -27,7 +27,7 @@ from chat.errors import ChatError, Goodbye, PartError, Unavailable
 from chat.ordering import TAKEN, Again, Full, Gap, Window
 from chat.ports import Database, Statement
 from chat.protocol import Message, encode
-from chat.records import RECEIPT_HEADER, Headers, message_records, notice
+from chat.records import EDGE_HEADER, RECEIPT_HEADER, Headers, message_records, notice
 
 LANES: Final = 4_000  # (conversation, stream) pairs of a connection
 GROWTH: Final = 512  # a message may be longer than the frame that brought it: who sent it, and when
@@ -52,6 +52,7 @@ class Intake:
         database: Database,
     ) -> None:
         self._config = config
+        self._own: Headers = ((EDGE_HEADER, config.name.encode()),)  # one for all records: it costs next to nothing
         self._hub = hub
         self._publisher = publisher
         self._clock = clock
@@ -91,10 +92,10 @@ class Intake:
             user = conn.user
             single = to is None or to == user
             parcel = MessageParcel(1 if single else 2, conn, conversation, stream, seq, now)
-            headers = _ASKED_FOR if request.receipt and not single else ()
-            self._publisher.offer_text(conversation, value, sent_at, headers, parcel)
             if not single:
-                self._publisher.offer_text(f"u{user}", value, sent_at, (), parcel)
+                headers = _ASKED_FOR if request.receipt else ()
+                self._publisher.offer_text(conversation, value, sent_at, headers, parcel)
+            self._publisher.offer_text(conversation if single else f"u{user}", value, sent_at, self._own, parcel)
         elif isinstance(taken, Again):
             if taken.acknowledged is not None:
                 conn.send(accepted(conversation, stream, taken.acknowledged))

@@ -7,8 +7,12 @@
 **Beginning** at a partition (assigned, regained, after an error) empties the memory and reads a stretch before the commit
 first, without delivering: what was read without a gap is memory again.
 
-Committed is only what is done: a delivery is done when Kafka has acknowledged it, when the edge's incarnation is dead or
-its topic is gone, or when Kafka refuses it for good. Deliveries may be repeated, so nothing is lost by reading again.
+Committed is only what is done: a delivery is done when Kafka has acknowledged it, when the edge's incarnation is dead,
+when Kafka refuses it for good, or when its edge's topic is given up and the edge is told (`outcasts`). Deliveries may be
+repeated, so nothing is lost by reading again.
+
+A topic that fails while others take their batches is given up at once. Where all fail it may be Kafka: the cycle begins
+again from the commit, for which Kafka must answer; what then fails once more is given up.
 """
 
 from __future__ import annotations
@@ -26,8 +30,19 @@ from chat.config import RouterConfig
 from chat.errors import BadData, Conflict, PartError, SetupError
 from chat.metrics import RouterMetrics
 from chat.ports import GroupConsumer, LogAdmin, NoSuchTopic, Poll, Producer
-from chat.records import Consumed, DeliveryBatch, Record, TopicPartition, Topics, pack_deliveries
+from chat.records import (
+    Consumed,
+    DeliveryBatch,
+    Headers,
+    Record,
+    Routed,
+    TopicPartition,
+    Topics,
+    pack_deliveries,
+    routed_headers,
+)
 from chat.router.lookup import Breaker, Lookup
+from chat.router.outcasts import Outcasts
 from chat.router.plan import Item, Memory, cut, item, plan
 
 log = structlog.get_logger()
@@ -62,6 +77,7 @@ class Router:
         admin: LogAdmin,
         lookup: Lookup,
         breaker: Breaker,
+        outcasts: Outcasts,
         metrics: RouterMetrics,
         max_batch_bytes: int,
         newest: int = 0,
@@ -75,6 +91,8 @@ class Router:
         self._admin = admin
         self._lookup = lookup
         self._breaker = breaker
+        self._outcasts = outcasts
+        self._suspects: set[str] = set()  # topics that have failed the last time, when nothing else went well
         self._metrics = metrics
         self._max_bytes = max_batch_bytes
         self._memory = Memory(config.prev_entries)
@@ -84,6 +102,7 @@ class Router:
         self._done: dict[TopicPartition, int] = {}  # next offsets that are not committed yet
         self._commit_at = self._lag_at = 0.0
         self._edge_topics: frozenset[str] = frozenset()  # as last listed
+        self._by: Headers = ()  # of the batches of this cycle
         self.ready = False
 
     async def run(self, stop: trio.Event, on_ready: Callable[[], None]) -> None:
@@ -217,6 +236,7 @@ class Router:
 
     async def _decide(self, items: Sequence[Item]) -> dict[str, deque[DeliveryBatch]]:
         """Batches by edge topic."""
+        fetched = int(time.time() * 1000)
         if not self._breaker.open:
             timelines = dict.fromkeys(i.delivery.timeline for i in items)
             try:
@@ -229,7 +249,9 @@ class Router:
                 made = plan(items, found, leased, self._max_bytes)
                 self._metrics.offline.inc(made.offline)
                 self._metrics.dead_locations.inc(made.dead)
+                self._by = routed_headers(Routed(self._config.name, "redis", fetched))
                 return {self._topics.edge(edge): deque(batches) for edge, batches in made.edges.items()}
+        self._by = routed_headers(Routed(self._config.name, "all", fetched))
         self._edge_topics = await self._listed()
         batches = list(cut(items, None, self._max_bytes))
         return {topic: deque(batches) for topic in self._edge_topics}
@@ -238,32 +260,65 @@ class Router:
         return frozenset(t for t in await self._admin.topics() if t.startswith(self._topics.edge_prefix))
 
     async def _deliver(self, waiting: dict[str, deque[DeliveryBatch]]) -> None:
-        """Produce all, in rounds of one batch for each edge. Raises PartError where an outcome is unknown."""
+        """Produce all, in rounds of one batch for each edge. Raises PartError where nothing came of it."""
+        for topic in [t for t in waiting if t in self._outcasts]:
+            self._pass_over(topic, waiting.pop(topic))
         if not waiting.keys() <= self._edge_topics:
             self._edge_topics = await self._listed()
-            for gone in waiting.keys() - self._edge_topics:
-                del waiting[gone]  # the edge cannot live
+            for topic in waiting.keys() - self._edge_topics:
+                self._give_up(topic, waiting.pop(topic), NoSuchTopic("kafka", "it is not there"))
+        try:
+            await self._produce(waiting)
+        finally:
+            if not self._breaker.open:  # else the outcasts' own task does it
+                await self._outcasts.hint()
+
+    async def _produce(self, waiting: dict[str, deque[DeliveryBatch]]) -> None:
         while waiting:
             round_ = {TopicPartition(topic, 0): batches.popleft() for topic, batches in waiting.items()}
-            outcome = await self._producer.produce(dict(_records(round_.items())))
-            unknown: PartError | None = None
+            outcome = await self._producer.produce(dict(_records(round_.items(), self._by)))
+            unknown: dict[str, PartError] = {}
+            well = False
             for partition, batch in round_.items():
                 result = outcome[partition]
                 batches = waiting[partition.topic]
                 if isinstance(result, int):
                     self._metrics.deliveries.inc(len(batch.deliveries))
+                    well = True
                 elif isinstance(result, NoSuchTopic):
                     self._edge_topics -= {partition.topic}
-                    batches.clear()
+                    batches.appendleft(batch)
+                    self._give_up(partition.topic, waiting.pop(partition.topic), result)
+                    continue
                 elif isinstance(result, BadData):
                     batches.extendleft(reversed(self._halves(partition.topic, batch, result)))
                 else:
-                    unknown = result
+                    batches.appendleft(batch)
+                    unknown[partition.topic] = result
                 if not batches:
                     del waiting[partition.topic]
-            if unknown is not None:
-                self._edge_topics = frozenset()
-                raise unknown
+            self._judge(unknown, well, waiting)
+
+    def _judge(self, unknown: Mapping[str, PartError], well: bool, waiting: dict[str, deque[DeliveryBatch]]) -> None:
+        """Is it Kafka, or are it these topics? Raises PartError where it may be Kafka."""
+        suspects, self._suspects = self._suspects, set()
+        if not unknown:
+            return
+        self._edge_topics = frozenset()
+        if not well and not unknown.keys() <= suspects:
+            self._suspects = set(unknown)
+            raise next(iter(unknown.values()))
+        for topic, error in unknown.items():
+            self._give_up(topic, waiting.pop(topic), error)
+
+    def _give_up(self, topic: str, batches: Iterable[DeliveryBatch], error: PartError) -> None:
+        self._outcasts.add(topic, error)
+        self._pass_over(topic, batches)
+
+    def _pass_over(self, topic: str, batches: Iterable[DeliveryBatch]) -> None:
+        batches = list(batches)
+        self._outcasts.missed(topic, batches)
+        self._metrics.passed_over.inc(sum(len(batch.deliveries) for batch in batches))
 
     def _halves(self, topic: str, batch: DeliveryBatch, error: BadData) -> list[DeliveryBatch]:
         """A batch that Kafka refuses; its devices will sync what is dropped here."""
@@ -276,12 +331,14 @@ class Router:
         return [DeliveryBatch(batch.incarnation, many[:middle]), DeliveryBatch(batch.incarnation, many[middle:])]
 
 
-def _records(round_: Iterable[tuple[TopicPartition, DeliveryBatch]]) -> Iterator[tuple[TopicPartition, list[Record]]]:
+def _records(
+    round_: Iterable[tuple[TopicPartition, DeliveryBatch]], by: Headers
+) -> Iterator[tuple[TopicPartition, list[Record]]]:
     """Each batch packed; one that goes to several edges is packed once."""
     now = int(time.time() * 1000)
     packed: dict[int, Record] = {}
     for partition, batch in round_:
         record = packed.get(id(batch))
         if record is None:
-            record = packed[id(batch)] = Record(None, pack_deliveries(batch), now)
+            record = packed[id(batch)] = Record(None, pack_deliveries(batch), now, by)
         yield partition, [record]

@@ -33,7 +33,7 @@ from chat.records import (
 #: Bytes in msgpack around a payload, at most: timeline, two integers, kind, receipt and the lengths of all.
 _AROUND_DELIVERY: Final = 80
 _LIMIT: Final = 2**53
-_AROUND_BATCH: Final = 128  # the batch's own, and Kafka's around one record
+_AROUND_BATCH: Final = 256  # the batch's own, and Kafka's around one record and its header
 
 
 class Memory:
