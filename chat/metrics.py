@@ -67,6 +67,10 @@ class RouterMetrics:
             "chat_router_dead_locations_total", "Locations of incarnations without lease", registry=r
         )
         self.refused = Counter("chat_router_refused_total", "Deliveries that Kafka refuses for good, dropped", registry=r)
+        self.given_up = Gauge("chat_router_given_up_topics", "Edges' topics that cannot be written to now", registry=r)
+        self.passed_over = Counter(
+            "chat_router_passed_over_total", "Deliveries to topics that are given up; their edges are told", registry=r
+        )
         self.failures = Counter("chat_router_failures_total", "Cycles given up and read again", ["part"], registry=r)
         self.broadcasting = Gauge("chat_router_broadcasting", "1 while Redis is away and all edges get all", registry=r)
         self.partitions = Gauge("chat_router_partitions", "Partitions owned", registry=r)

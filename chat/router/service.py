@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from chat.admin.http import serve_http
 from chat.bridge.kafka_admin import open_log_admin
@@ -11,13 +12,14 @@ from chat.bridge.kafka_group import open_group_consumer
 from chat.bridge.kafka_producer import open_producer
 from chat.bridge.loop import open_bridge
 from chat.bridge.redis import open_memory
-from chat.config import Config
+from chat.config import Config, KafkaConfig
 from chat.generations import message_topics
 from chat.metrics import RouterMetrics
 from chat.notify import READY, notify
 from chat.records import Topics
 from chat.router.cycle import Router
 from chat.router.lookup import Breaker, Lookup
+from chat.router.outcasts import Outcasts
 from chat.stopping import stop_on_signals
 
 log = structlog.get_logger()
@@ -33,7 +35,8 @@ async def run_router(
         open_bridge(),
         open_log_admin(config.kafka) as admin,
         open_memory(config.redis) as redis,
-        open_producer(config.kafka) as producer,
+        open_producer(_impatient(config)) as producer,
+        open_producer(_impatient(config)) as prober,
     ):
         generations = await message_topics(admin, topics)
         async with (
@@ -41,6 +44,7 @@ async def run_router(
             trio.open_nursery() as nursery,
         ):
             breaker = Breaker(redis, metrics.broadcasting)
+            outcasts = Outcasts(topics, prober, redis, config.redis.prefix, metrics.given_up)
             router = Router(
                 settings,
                 topics,
@@ -49,6 +53,7 @@ async def run_router(
                 admin=admin,
                 lookup=Lookup(redis, config.redis.prefix),
                 breaker=breaker,
+                outcasts=outcasts,
                 metrics=metrics,
                 max_batch_bytes=config.kafka.max_batch_bytes,
                 newest=topics.generation_of(generations[-1]) or 0,
@@ -61,6 +66,7 @@ async def run_router(
                     serve_http, settings.metrics, metrics.registry, lambda: "" if router.ready else "starting"
                 )
             nursery.start_soon(breaker.run)
+            nursery.start_soon(outcasts.run)
 
             def ready() -> None:
                 log.info("ready", role="router", name=settings.name, topics=generations)
@@ -70,3 +76,8 @@ async def run_router(
             await router.run(stop, ready)
             nursery.cancel_scope.cancel()
     log.info("stopped", role="router", name=settings.name)
+
+
+def _impatient(config: Config) -> KafkaConfig:
+    """Deliveries rest on nothing but promptness: what is not taken soon is given up, not waited for."""
+    return replace(config.kafka, produce_timeout_ms=min(config.kafka.produce_timeout_ms, config.router.deliver_ms))

@@ -4,6 +4,7 @@
     kafka.create("chat.messages", partitions=4)
     kafka.fail_produce("lost", "ghost")     # what happens to the next two batches
     kafka.away = True                       # everything raises PartAway
+    kafka.leaderless.add("chat.edge.a")     # a topic that takes nothing
 
 A batch's fate: `lost` (PartAway, never in the log), `ghost` (PartAway, and yet in the log), `late` (PartAway, comes into the
 log at `release_late()`), `refused` (BadData).
@@ -60,6 +61,7 @@ class FakeKafka:
         self.committed: dict[str, dict[TopicPartition, int]] = {}
         self.groups: dict[str, list[FakeGroupConsumer]] = {}
         self.fates: deque[Fate] = deque()
+        self.leaderless: set[str] = set()  # topics that take nothing
         self.produced: list[dict[TopicPartition, list[Record]]] = []  # every call of produce
         self._late: list[tuple[TopicPartition, list[Record]]] = []
         self._created = 0
@@ -118,6 +120,8 @@ class FakeKafka:
             log = self.log(partition)
         except NoSuchTopic as error:
             return error
+        if partition.topic in self.leaderless:
+            return PartAway("kafka", "no leader")
         fate = self.fates.popleft() if self.fates else None
         if fate == "refused":
             return BadData("kafka", "refused")

@@ -24,6 +24,7 @@ from chat.records import (
 )
 from chat.router.cycle import Router
 from chat.router.lookup import Breaker, Lookup
+from chat.router.outcasts import Outcasts
 from tests.fakes.kafka import FakeGroupConsumer, FakeKafka, FakeLogAdmin, FakeProducer
 from tests.fakes.redis import FakeRedis
 
@@ -81,6 +82,7 @@ class World:
         topics = [TOPICS.generation_topic(n) for n in range(newest + 1)]
         consumer = FakeGroupConsumer(self.kafka, GROUP, topics)
         breaker = Breaker(self.redis, self.metrics.broadcasting)
+        outcasts = Outcasts(TOPICS, FakeProducer(self.kafka), self.redis, "", self.metrics.given_up)
         router = Router(
             RouterConfig(**settings),
             TOPICS,
@@ -89,6 +91,7 @@ class World:
             admin=FakeLogAdmin(self.kafka),
             lookup=Lookup(self.redis, ""),
             breaker=breaker,
+            outcasts=outcasts,
             metrics=self.metrics,
             max_batch_bytes=self.kafka.max_batch_bytes,
             newest=newest,
@@ -96,6 +99,7 @@ class World:
         stop, ready = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(breaker.run)
+            nursery.start_soon(outcasts.run)
             async with trio.open_nursery() as inner:
                 inner.start_soon(router.run, stop, ready.set)
                 await ready.wait()
@@ -152,7 +156,7 @@ async def test_an_unknown_outcome_is_read_again_from_the_commit(autojump_clock: 
 async def test_nothing_is_committed_beyond_an_unknown_outcome(autojump_clock: MockClock, world: World) -> None:
     await world.edge("a", 1, 2)
     async with world.router(commit_ms=0):
-        world.kafka.fail_produce(*["lost"] * 6)
+        world.kafka.fail_produce(*["lost"])
         world.write("u2")
         await until(lambda: not world.kafka.fates)
         assert world.committed is None
@@ -363,6 +367,7 @@ async def test_a_new_generation_knows_nothing_of_the_old_one(autojump_clock: Moc
         admin=FakeLogAdmin(world.kafka),
         lookup=Lookup(world.redis, ""),
         breaker=Breaker(world.redis, world.metrics.broadcasting),
+        outcasts=Outcasts(TOPICS, FakeProducer(world.kafka), world.redis, "", world.metrics.given_up),
         metrics=world.metrics,
         max_batch_bytes=9_000,
     )
