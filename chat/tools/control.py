@@ -33,9 +33,9 @@ async def ask(state: State, request: Request) -> Request | None:
     """None: nobody answers in a few seconds."""
     with trio.move_on_after(SECONDS):
         try:
-            sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            await sock.connect(state.control_address())
-            async with trio.SocketStream(sock) as stream:
+            with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                await sock.connect(state.control_address())
+                stream = trio.SocketStream(sock)
                 await stream.send_all(json.dumps(request).encode() + b"\n")
                 line = await _line(stream)
             return dict(json.loads(line)) if line else None

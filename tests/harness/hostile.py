@@ -26,10 +26,10 @@ _DRIBBLE_S: Final = 1.0
 class HostileProxy:
     """Passes connections on to `target` (host:port), and does one of its blows to each of them now and then."""
 
-    def __init__(self, target: str, random: Random) -> None:
+    def __init__(self, target: str, random: Random, calm: bool = False) -> None:
         self.target = target
         self.random = random
-        self.calm = False
+        self.calm = calm
         self.address = ""
         self.blows: dict[str, int] = {}
         self._links: set[_Link] = set()
@@ -46,6 +46,12 @@ class HostileProxy:
         """Every connection, in the middle of whatever it does."""
         for link in list(self._links):
             link.end(reset=True)
+
+    async def stall_all(self, seconds: float) -> None:
+        """Nothing gets through, either way, and nobody is told."""
+        async with trio.open_nursery() as nursery:
+            for link in list(self._links):
+                nursery.start_soon(link.stall, seconds, "both")
 
     async def _serve(self, client: trio.SocketStream) -> None:
         host, _, port = self.target.rpartition(":")

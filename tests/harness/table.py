@@ -24,6 +24,7 @@ HEADINGS: Final[Mapping[str, str]] = {
     "network": "A broken network between clients and edges",
     "records": "Records that cannot be used",
     "storms": "Many blows in any order",
+    "adversary": "Any blow at any time, by a seed",
     "changes": "Changes under load",
     "scaling": "More and fewer processes, step by step",
 }
