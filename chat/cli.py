@@ -39,6 +39,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "edge": Entry("chat.tools.roles:edge", "Run one edge."),
     "router": Entry("chat.tools.roles:router", "Run one router."),
     "persist": Entry("chat.tools.roles:persist", "Run one persist process."),
+    "archive": Entry("chat.persist.archive.command:archive", "Old messages: moved out of the database into files."),
     "topics": Entry("chat.tools.setup:topics", "Kafka's topics, as kafka/topics.toml says."),
     "migrate": Entry("chat.tools.setup:migrate", "Bring the database's tables up to date."),
     "nginx": Entry("chat.tools.front:nginx", "nginx's configuration from the edges' leases."),

@@ -106,6 +106,8 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
 class ArchiveConfig(Struct, frozen=True, kw_only=True):
     """Where old messages go, and when. Edges read it too: `url` must be reachable by every edge and by the archiver."""
 
+    name: str = "archiver"
+    metrics: str = ""
     url: str = ""  # a folder, or an address that fsspec knows (s3://bucket/prefix); empty: nothing is archived
     age_days: float = 90.0  # messages older than this are moved
     max_rows: int = 9_000_000  # above so many hot rows the oldest are moved too, however young …
@@ -113,6 +115,8 @@ class ArchiveConfig(Struct, frozen=True, kw_only=True):
     slice_rows: int = 50_000  # of one file, one transaction
     retention_days: float = 0.0  # older messages are deleted for good, hot and cold; 0: never
     every_s: float = 3_600.0  # between two looks of a running archiver
+    run_hours: float = 24.0  # it moves messages for their age at most so often: fewer and longer stretches to read later
+    grace_s: float = 600.0  # a file that nothing refers to any more is removed after this: an edge may be reading it
     cache_mb: int = 64  # an edge's memory of what it has read of files
 
 

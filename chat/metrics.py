@@ -118,3 +118,20 @@ class PersistMetrics:
         self.trimmed = Counter(
             "chat_persist_trimmed_records_total", "Records deleted from the log, being stored", registry=r
         )
+
+
+class ArchiveMetrics:
+    def __init__(self) -> None:
+        r = self.registry = CollectorRegistry()
+        self.rows = Counter("chat_archive_rows_total", "Rows moved out of the database into files", registry=r)
+        self.bytes = Counter("chat_archive_written_bytes_total", "Bytes of files written", registry=r)
+        self.slices = Counter("chat_archive_slices_total", "Slices that came about", registry=r)
+        self.again = Counter("chat_archive_slices_again_total", "Slices made again, since rows came meanwhile", registry=r)
+        self.expired = Counter("chat_archive_expired_rows_total", "Rows deleted for their age", registry=r)
+        self.removed = Counter("chat_archive_removed_files_total", "Files removed", registry=r)
+        self.failures = Counter("chat_archive_failures_total", "Looks given up, to be begun again", ["part"], registry=r)
+        self.slice = Histogram(
+            "chat_archive_slice_seconds", "From a slice's first read to its commit", buckets=LATENCIES, registry=r
+        )
+        self.running = Gauge("chat_archive_running", "1 while rows are moved", registry=r)
+        self.ran = Gauge("chat_archive_last_run_timestamp_seconds", "When the last run has ended", registry=r)

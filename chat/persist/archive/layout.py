@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-ROW_GROUP: Final = 8_192
+ROW_GROUP: Final = 4_096
 SORTED_BY: Final = ("timeline", "conversation", "sent_at", "position")
 
 SCHEMA: Final = pa.schema(
