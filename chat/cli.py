@@ -46,12 +46,14 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "config": Entry("chat.tools.setup:config", "The effective settings and where each comes from."),
     "admin": Entry("chat.admin.command:admin", "Users, groups, edges, dead records, a new generation of the log."),
     "talk": Entry("chat.client.terminal:talk", "Chat in a terminal."),
+    "replay": Entry("chat.tools.replay.command:replay", "Read a range of the log again, to see what happened."),
     "replay-irc": Entry("chat.tools.replay_irc:replay_irc", "Replay an IRC log: each nick a connection."),
     "selftest": Entry("chat.tools.selftest:selftest_command", "Send a message from one edge to another, through nginx."),
     "check": Entry(
         "chat.tools.check.command:check_command", "Is all shown once and in order, whatever is killed meanwhile?"
     ),
     "load": Entry("chat.tools.load.command:load", "Load a cluster and count every message."),
+    "store": Entry("chat.tools.store.command:store", "A record of millions of messages, for measuring."),
     "bench": Entry("chat.tools.bench.command:bench", "Measure what is promised of speed, on a cluster of its own."),
 }
 

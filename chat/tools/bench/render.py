@@ -126,7 +126,7 @@ def _latencies(report: Report) -> list[str]:
         f"{found['max_ms']:.2f} | {found['count']:,.0f} |"
         for name, found in (
             ("delivery", report.delivery), ("accepted", report.accepted), ("log-in", report.login),
-            ("the load's own lateness", report.lateness),
+            ("the load's own lateness", report.lateness), *report.latencies.items(),
         ) if found and found["count"]
     ]  # fmt: skip
     return ["| ms | mean | p50 | p99 | p99.9 | max | number |", "|---|---:|---:|---:|---:|---:|---:|", *rows, ""] * bool(

@@ -23,6 +23,7 @@ class Report(Struct, kw_only=True):
     accepted: Latency | None = None
     login: Latency | None = None  # from the wish to connect, or the loss, to synced
     lateness: Latency | None = None  # of the load itself: from the intended to the real sending
+    latencies: dict[str, Latency] = field(default_factory=dict)  # of what else is waited for, by its name
     counts: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)  # per second
     cpu: dict[str, dict[str, float]] = field(default_factory=dict)  # role → cores, µs a message
@@ -45,10 +46,8 @@ def as_text(report: Report) -> str:
         ("load's own lateness", report.lateness),
     ):  # fmt: skip
         if latency and latency["count"]:
-            lines.append(
-                f"  {name:20} mean {latency['mean_ms']:9.2f} ms  p50 {latency['p50_ms']:9.2f}  p99 {latency['p99_ms']:9.2f}"
-                f"  p99.9 {latency['p999_ms']:9.2f}  max {latency['max_ms']:9.2f}  ({latency['count']:.0f})"
-            )
+            lines.append(_latency(name, latency))
+    lines += [_latency(name, latency) for name, latency in report.latencies.items() if latency["count"]]
     if report.rates:
         lines.append("  per second           " + "  ".join(f"{k} {v:,.0f}" for k, v in report.rates.items()))
     if report.counts:
@@ -71,3 +70,10 @@ def as_text(report: Report) -> str:
     lines += [f"  pre-flight           {finding}" for finding in report.preflight]
     lines.append("  FAILED: " + "; ".join(report.failed) if report.failed else "  ok")
     return "\n".join(lines)
+
+
+def _latency(name: str, latency: Latency) -> str:
+    return (
+        f"  {name:20} mean {latency['mean_ms']:9.2f} ms  p50 {latency['p50_ms']:9.2f}  p99 {latency['p99_ms']:9.2f}"
+        f"  p99.9 {latency['p999_ms']:9.2f}  max {latency['max_ms']:9.2f}  ({latency['count']:.0f})"
+    )

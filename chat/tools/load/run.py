@@ -71,7 +71,7 @@ class Run:
         ))  # fmt: skip
         self.report = Report(
             scenario=options.scenario, began=datetime.now(UTC).isoformat(timespec="seconds"), command=" ".join(sys.argv),
-            machine=_machine(), connections=options.connections, options=asdict(options),
+            machine=machine(), connections=options.connections, options=asdict(options),
         )  # fmt: skip
         self._issued = 0
         self._senders: Sequence[Device] = ()
@@ -294,7 +294,7 @@ class Measured:
             run.report.cpu[role] = cost
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     model = ""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
