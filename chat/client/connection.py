@@ -24,7 +24,7 @@ from chat import protocol
 from chat.errors import ChatError, Goodbye, ProtocolError
 from chat.protocol import AnyEvent, AnyRequest
 
-OPEN_TIMEOUT: Final = 10.0  # seconds for TCP and `welcome`
+OPEN_TIMEOUT: Final = 10.0  # seconds for TCP, and again for `welcome`
 REQUEST_TIMEOUT: Final = 10.0
 MAX_UNSENT: Final = 4 << 20  # bytes waiting for the socket; above, the connection is given up
 MAX_REQUESTS: Final = 64  # under way at a time; more wait
@@ -109,11 +109,14 @@ class Connection:
         *,
         gate: Callable[[], Awaitable[None]] | None = None,
         client: str = "chat-cluster/0.1",
+        within: float | None = None,
     ) -> Connection:
-        """Connect to `address` (host:port) and exchange `hello` and `welcome`. Raises ConnectionLost. Cancelling is safe."""
+        """Connect to `address` (host:port) and exchange `hello` and `welcome`, each `within` seconds (OPEN_TIMEOUT). Raises
+        ConnectionLost. Cancelling is safe."""
         host, _, port = address.rpartition(":")
+        within = OPEN_TIMEOUT if within is None else within
         try:
-            with trio.fail_after(OPEN_TIMEOUT):
+            with trio.fail_after(within):
                 stream = await trio.open_tcp_stream(host.strip("[]"), int(port))
         except (OSError, trio.TooSlowError) as error:
             raise ConnectionLost(Ended(None, f"no connection to {address}: {error or 'timed out'}")) from None
@@ -121,7 +124,7 @@ class Connection:
         connection = cls(stream, on_events, gate, client)
         nursery.start_soon(connection._run)
         try:
-            with trio.move_on_after(OPEN_TIMEOUT) as scope:
+            with trio.move_on_after(within) as scope:
                 await connection._welcomed.wait()
         except BaseException:
             connection.abort("cancelled")

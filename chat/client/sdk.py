@@ -49,7 +49,10 @@ MAX_EVENTS: Final = 10_000
 BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try
 BACKOFF_GROWTH: Final = 1.6  # each time; a restarted edge is there in two seconds, and a refused try costs next to nothing
 BACKOFF_MAX: Final = 5.0
-STABLE: Final = 5.0  # a connection that lived as long begins the back-off anew
+STABLE: Final = 5.0  # a log-in that held as long begins the back-off anew
+#: Seconds for `welcome`, by how many tries have failed in a row. A frozen edge takes connections and says nothing, so the
+#: first tries are short; an edge in a storm of log-ins is slow and gets its time by the third.
+WELCOME_WITHIN: Final = (2.5, 5.0, 10.0)
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
 
@@ -78,33 +81,36 @@ class Client(Requests):
         self._timelines: Timelines | None = None
         self._changed = trio.Event()
         self._watched: list[int] = []
+        self._logged_in = float("inf")  # when, on this connection
 
     # -------------------------------------------------------------- life
 
     async def run(self) -> Ended:
         """Stay connected until the edge says not to come back, the log-in is refused, or it is cancelled."""
-        tries = 0
+        tries = at = 0
         while True:
-            server = self._servers[tries % len(self._servers)]
-            began = trio.current_time()
-            ended, final = await self._once(server)
+            self._logged_in = float("inf")
+            server, within = self._servers[at % len(self._servers)], WELCOME_WITHIN[min(tries, len(WELCOME_WITHIN) - 1)]
+            ended, final = await self._once(server, within)
             if final or ended.stay_away:
                 self.finished = ended
                 self._emit(ev.Disconnected(ended, None))
                 self._notify()
                 return ended
-            tries = 0 if trio.current_time() - began > STABLE else tries + 1
+            at += 1  # whatever ended it: another one first
+            tries = 0 if trio.current_time() - self._logged_in > STABLE else tries + 1
             pause = max(ended.retry_after, 0.0) + random.random() * min(BACKOFF_FIRST * BACKOFF_GROWTH**tries, BACKOFF_MAX)
             self._emit(ev.Disconnected(ended, pause))
             await trio.sleep(pause)
 
-    async def _once(self, server: str) -> tuple[Ended, bool]:
+    async def _once(self, server: str, within: float) -> tuple[Ended, bool]:
         """One connection, from its opening to its end. True: it is the last."""
         ended, final = Ended(None, "cancelled"), False
         async with trio.open_nursery() as nursery:
             try:
-                connection = await Connection.open(server, self._take, nursery, gate=self._gate)
+                connection = await Connection.open(server, self._take, nursery, gate=self._gate, within=within)
                 opened = await self._log_in.perform(connection)
+                self._logged_in = trio.current_time()
                 self._opened(connection, opened, nursery)
                 ended = await connection.wait_ended()
             except ConnectionLost as lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import trio
 
 from chat import protocol
 from chat.client import events as ev
+from chat.client import sdk
 from chat.client.sdk import Client, LoggedOut
 from chat.client.store import Store
 from tests.fakes.edge import FakeEdge
@@ -95,6 +97,22 @@ async def test_once_and_in_order(harm: str):
             await alice.until(lambda: len(alice.texts) >= len(sent))
             assert bob.texts == sent
             assert alice.texts == sent
+
+
+async def test_a_server_that_takes_connections_and_says_nothing(monkeypatch: pytest.MonkeyPatch):
+    """A frozen edge: the next one is tried, and the silent one gets longer each time."""
+    monkeypatch.setattr(sdk, "WELCOME_WITHIN", (0.1, 0.2))
+    monkeypatch.setattr(sdk, "STABLE", 0.05)  # waiting for a welcome is no life
+    monkeypatch.setattr(sdk, "BACKOFF_FIRST", 0.01)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=8)
+    with silent:
+        address = "127.0.0.1:{1}".format(*silent.getsockname())
+        async with FakeEdge.serving() as edge:
+            alice = Device(edge, "alice")
+            alice.client._servers.insert(0, address)
+            async with running(alice):
+                first, *_ = [e for e in alice.events if isinstance(e, ev.Disconnected)]
+                assert f"no welcome from {address}" in str(first.ended)
 
 
 async def test_refused_for_good():
