@@ -28,6 +28,9 @@ WANTED: Final = ("edges", "routers", "persists")
 #: Longer than the longest drain and the slowest server.
 DOWN_S: Final = 75.0
 
+#: From its start until a supervisor answers, on a busy machine.
+ANSWER_S: Final = 15.0
+
 Tell = Callable[[str], None]
 
 
@@ -57,16 +60,28 @@ async def bring_up(state: State, loaded: Loaded, owner: int | None, testing: boo
         s.path[1]: s.value for s in loaded.settings if s.source != "default" and s.path[0] == "up" and s.path[1] in WANTED
     }
     supervisor = None
-    if state.is_held():
-        tell(f"a cluster runs already in {state.folder}")
-        if given and (answer := await ask(state, {"do": "scale", **given})) != {"ok": True}:
-            raise SetupError(f"the supervisor does not scale it: {answer}; chat down ends it")
-    else:
+    answer = await ask_the_one_that_runs(state, {"do": "scale", **given})
+    if not state.is_held():
         supervisor = start_supervisor(state, loaded, given, owner)
+    elif answer == {"ok": True}:
+        tell(f"a cluster runs already in {state.folder}")
+    else:
+        raise SetupError(f"the supervisor in {state.folder} does not scale it: {answer or 'no answer'}; chat down ends it")
     found = await wait_ready(state, config.up.start_s, tell, supervisor)
     if testing and found.wanted.get("edges") and "nginx" in parts_wanted(config):
         await self_test(found, tell)
     return found
+
+
+async def ask_the_one_that_runs(state: State, request: dict[str, Any]) -> dict[str, Any] | None:
+    """None: there is no supervisor, or it says nothing. One that has just been started answers soon; one that has just been
+    killed still holds the folder for a moment."""
+    with trio.move_on_after(ANSWER_S):
+        while state.is_held():
+            if (answer := await ask(state, request)) is not None:
+                return answer
+            await trio.sleep(0.1)
+    return None
 
 
 def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner: int | None) -> int:

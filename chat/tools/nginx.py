@@ -22,7 +22,7 @@ from chat.tools import programs
 from chat.tools.parts import Part, write_private
 from chat.tools.project import fill
 from chat.tools.readiness import port_open
-from chat.tools.upstream import Leases, Upstream, is_valid, render_stream, size
+from chat.tools.upstream import Leases, Upstream, is_valid, render_stream, servers_in, size
 
 log = structlog.get_logger()
 
@@ -88,6 +88,12 @@ def write_stream(folder: Path, config: NginxConfig, upstreams: frozenset[Upstrea
         return False
     write_private(path, text)
     return True
+
+
+def rewrite_stream(folder: Path, config: NginxConfig) -> bool:
+    """As `write_stream`, with the edges that it names already: before nginx starts, for the settings may be others now."""
+    path = folder / "stream.conf"
+    return write_stream(folder, config, servers_in(path.read_text()) if path.is_file() else frozenset())
 
 
 class _Lease(msgspec.Struct):

@@ -21,7 +21,7 @@ from chat.errors import PartError, SetupError
 from chat.tools.assembly import ORDER, Assembly
 from chat.tools.control import Request, serve_control
 from chat.tools.logfiles import keep_small
-from chat.tools.nginx import read_leases, watch, write_stream
+from chat.tools.nginx import read_leases, rewrite_stream, watch
 from chat.tools.parts import Part
 from chat.tools.running import Running, boot_id, look
 from chat.tools.slot import Slot
@@ -69,6 +69,8 @@ class Supervisor:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
             before = self._state.processes()
             alive = self._adoptable(before)
+            # First what is nobody's: the port of an nginx whose workers have outlived it is not another's.
+            await self._clean(frozenset(running.pid for running, _, _ in alive.values()))
             self._assembly = Assembly(self._state, self._given, frozenset(alive), self._tell)
             servers, services = self._assembly.servers(), self._assembly.services(self._wanted)
             front = self._assembly.front()
@@ -141,9 +143,7 @@ class Supervisor:
             with trio.move_on_after(EDGES_S):  # it need not be told of each of them, if they come soon
                 for slot in [s for s in self._slots.values() if s.part.role == "edge"]:
                     await slot.ready.wait()
-            config, folder = self._assembly.config.nginx, self._state.folder / "nginx"
-            if not (folder / "stream.conf").is_file():
-                write_stream(folder, config, frozenset())
+            rewrite_stream(self._state.folder / "nginx", self._assembly.config.nginx)
             self._up.start_soon(self._watch_leases)
             self._start(front.name)
 

@@ -18,6 +18,8 @@ BALANCE: Final = {
 #: nginx refuses an upstream without servers. Nobody listens on port 1 of the loopback.
 NOBODY: Final = "    server 127.0.0.1:1 down; # no edge is leased"
 ADDRESS: Final = re.compile(r"[\w.\-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+#: A line of it as rendered below.
+SERVER: Final = re.compile(r"^    server (\S+) weight=(\d+) .*; # (\S+)$", re.MULTILINE)
 #: Descriptors of a worker that are not connections.
 SPARE: Final = 64
 
@@ -52,6 +54,11 @@ def render_stream(config: NginxConfig, upstreams: Iterable[Upstream]) -> dict[st
         "idle_s": config.idle_s,
         "connect_ms": config.connect_ms,
     }
+
+
+def servers_in(text: str) -> frozenset[Upstream]:
+    """Those of a rendered stream.conf."""
+    return frozenset(Upstream(edge, address, int(weight)) for address, weight, edge in SERVER.findall(text))
 
 
 class Size(NamedTuple):

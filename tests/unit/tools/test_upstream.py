@@ -8,7 +8,7 @@ import pytest
 
 from chat.config import NginxConfig
 from chat.errors import SetupError
-from chat.tools.nginx import stream_conf, write_stream
+from chat.tools.nginx import rewrite_stream, stream_conf, write_stream
 from chat.tools.upstream import Leases, Upstream, render_stream, size
 
 ONE, TWO = Upstream("edge-1", "127.0.0.1:7201", 1), Upstream("edge-2", "127.0.0.1:7202", 3)
@@ -58,6 +58,14 @@ def test_the_file_is_written_only_when_it_changes(tmp_path: Path) -> None:
     assert write_stream(tmp_path, NginxConfig(), frozenset({ONE}))
     assert not write_stream(tmp_path, NginxConfig(), frozenset({ONE}))
     assert write_stream(tmp_path, NginxConfig(), frozenset({ONE, TWO}))
+
+
+def test_other_settings_keep_the_edges(tmp_path: Path) -> None:
+    write_stream(tmp_path, NginxConfig(listen="127.0.0.1:7000"), frozenset({ONE, TWO}))
+    assert rewrite_stream(tmp_path, NginxConfig(listen="127.0.0.1:7001"))
+    assert (tmp_path / "stream.conf").read_text() == stream_conf(NginxConfig(listen="127.0.0.1:7001"), frozenset({ONE, TWO}))
+    assert not rewrite_stream(tmp_path, NginxConfig(listen="127.0.0.1:7001"))
+    assert rewrite_stream(tmp_path / "new", NginxConfig())
 
 
 def test_descriptors_fit_the_clients() -> None:
