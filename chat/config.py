@@ -64,7 +64,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True):
     outbox_bytes: int = 4 << 20  # per connection; above: goodbye 2003
     outboxes_bytes: int = 512 << 20  # of all connections; above: those with the most get goodbye 2003
     publish_queue_bytes: int = 32 << 20  # of all connections; above: sends are refused `unavailable`
-    linger_ms: float = 3.0  # while busy, a produce cycle does not start sooner than this after the one before
+    linger_ms: float = 0.5  # while busy, a produce cycle does not start sooner than this after the one before …
+    linger_most_ms: float = 15.0  # … and the busier the machine, the later
     receipts_ms: int = 200  # acknowledgements are coalesced over this
     lease_ms: int = 4_000
     sweep_s: int = 60  # every session's location is asserted again over this time
@@ -83,7 +84,8 @@ class RouterConfig(Struct, frozen=True, kw_only=True):
     instance: str = ""  # a name that no other router has: one that is killed and restarted has its partitions at once
     metrics: str = ""
     max_records: int = 2_000  # a cycle
-    linger_ms: float = 3.0
+    linger_ms: float = 0.5  # as for an edge
+    linger_most_ms: float = 15.0
     commit_ms: int = 500
     deliver_ms: int = 3_000  # an edge's topic that has not taken a batch by then is given up for a while
     warm_records: int = 5_000  # read before the commit, per partition, to know `prev` again

@@ -10,15 +10,15 @@ a cycle costs more than a record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import trio
 from aiokafka import errors
-from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.memory_records import MemoryRecords
 
+from chat.bridge import kafka_hot
 from chat.bridge.kafka_client import RETRY_SECONDS, raise_for
 from chat.bridge.kafka_wire import BROKEN, Brokers, Wire
 from chat.config import KafkaConfig
@@ -201,19 +201,18 @@ class Fetcher:
                 by_leader.setdefault(leader, {})[partition] = self._next[partition]
         for leader, offsets in by_leader.items():
             if leader not in self._asked:
-                with trio.fail_after(self._limit):
-                    await self._send(leader, offsets)
+                await self._send(leader, offsets)
         return bool(self._asked)
 
     async def _send(self, leader: int, offsets: dict[TopicPartition, int]) -> None:
-        topics: dict[str, list[tuple[int, int, int]]] = {}
-        for (topic, number), offset in offsets.items():
-            topics.setdefault(topic, []).append((number, offset, PARTITION_BYTES))
-        request = FetchRequest(WAIT_MS, 1, ANSWER_BYTES, 0, list(topics.items()))
+        request = kafka_hot.fetch(
+            offsets, wait_ms=WAIT_MS, min_bytes=1, answer_bytes=ANSWER_BYTES, partition_bytes=PARTITION_BYTES
+        )
         wire = self._wires.get(leader)
         if wire is None or not wire.usable:
-            wire = self._wires[leader] = await Wire.open(*self._brokers.address(leader))
-        await wire.send(request)
+            with trio.fail_after(self._limit):
+                wire = self._wires[leader] = await Wire.open(*self._brokers.address(leader))
+        await wire.send(request, self._limit)
         self._asked[leader] = _Asked(wire, offsets, trio.current_time() + self._limit)
 
     async def _answer(self) -> None:
@@ -244,25 +243,22 @@ class Fetcher:
             self._drop(leader)
             raise
 
-    def _heard(self, leader: int, answer: Any) -> None:
+    def _heard(self, leader: int, answer: Sequence[kafka_hot.Fetched]) -> None:
         asked = self._asked.pop(leader)
-        raise_for(getattr(answer, "error_code", 0), "fetch")
-        for topic, partitions in answer.topics:
-            for number, code, end, *_more, data in partitions:
-                partition = TopicPartition(topic, number)
-                offset = asked.offsets.get(partition)
-                if offset is None or self._next.get(partition) != offset:
-                    continue  # it was placed anew, or removed
-                if code == 0:
-                    self._ends[partition] = end
-                    if data:
-                        self._buffer[partition] = _Fetched(data, offset)
-                elif code == _OUT_OF_RANGE:
-                    self._outside[partition] = offset
-                elif code in _MOVED:
-                    self._look_up = True
-                else:
-                    raise_for(code, f"{topic}/{number}")
+        for partition, code, end, data in answer:
+            offset = asked.offsets.get(partition)
+            if offset is None or self._next.get(partition) != offset:
+                continue  # it was placed anew, or removed
+            if code == 0:
+                self._ends[partition] = end
+                if data:
+                    self._buffer[partition] = _Fetched(data, offset)
+            elif code == _OUT_OF_RANGE:
+                self._outside[partition] = offset
+            elif code in _MOVED:
+                self._look_up = True
+            else:
+                raise_for(code, f"{partition.topic}/{partition.partition}")
 
     # ---------------------------------------------------------------- requests that are no longer wanted
 

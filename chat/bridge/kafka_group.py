@@ -48,7 +48,8 @@ class KafkaGroupConsumer:
 
     async def poll(self, max_wait: float, max_records: int) -> Poll:
         deadline = trio.current_time() + max_wait
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         with kafka_errors():
             member = await self._joined()
             with member.polling():
@@ -63,8 +64,12 @@ class KafkaGroupConsumer:
                     if records or self._changed or trio.current_time() >= deadline:
                         regained, self._regained = self._regained, frozenset()
                         self._changed = False
-                        return Poll(self._owned, regained, records)
+                        poll = Poll(self._owned, regained, records)
+                        if not waited:  # others have their turn, and what was taken is not lost to a cancellation
+                            await trio.lowlevel.cancel_shielded_checkpoint()
+                        return poll
                     await self._wait(deadline)
+                    waited = True
 
     async def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         await trio.lowlevel.checkpoint()

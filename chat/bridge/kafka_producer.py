@@ -19,10 +19,10 @@ from typing import Final
 import structlog
 import trio
 from aiokafka import errors
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from chat.bridge import kafka_hot
 from chat.bridge.kafka_client import RETRY_SECONDS, translate
 from chat.bridge.kafka_wire import BROKEN, Brokers
 from chat.config import KafkaConfig
@@ -160,27 +160,22 @@ class KafkaProducer:
 
     async def _send(self, session: _Session, leader: int, group: Mapping[TopicPartition, bytes], outcome: Outcome) -> None:
         """One request. What may be tried again gets no outcome."""
-        topics: dict[str, list[tuple[int, bytes]]] = {}
-        for partition, data in group.items():
-            topics.setdefault(partition.topic, []).append((partition.partition, data))
         try:
             wire = await session.brokers.node(leader)
-            answer = await wire.ask(ProduceRequest(None, -1, self._config.produce_timeout_ms, list(topics.items())))
+            answer: list[kafka_hot.Produced] = await wire.ask(kafka_hot.produce(group, self._config.produce_timeout_ms))
         except errors.KafkaError as error:
             if not error.retriable:
                 outcome.update(dict.fromkeys(group, translate(error)))
             return
         except BROKEN:
             return
-        for topic, answers in answer.topics:
-            for number, code, offset, *_ in answers:
-                partition = TopicPartition(topic, number)
-                if code == 0:
-                    outcome[partition] = offset
-                    continue
-                refusal = errors.for_code(code)
-                if not refusal.retriable:
-                    outcome[partition] = translate(refusal(f"{topic}/{number}"))
+        for partition, code, offset in answer:
+            if code == 0:
+                outcome[partition] = offset
+                continue
+            refusal = errors.for_code(code)
+            if not refusal.retriable:
+                outcome[partition] = translate(refusal(f"{partition.topic}/{partition.partition}"))
 
 
 class _Unsent(BadData):

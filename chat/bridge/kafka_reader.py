@@ -29,13 +29,17 @@ class KafkaLogReader:
 
     async def poll(self, max_wait: float, max_records: int) -> Mapping[TopicPartition, Sequence[Consumed]]:
         deadline = trio.current_time() + max_wait
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         with kafka_errors():
             while True:
                 records = self._fetcher.take(max_records)
                 if records or trio.current_time() >= deadline:
+                    if not waited:  # others have their turn, and what was taken is not lost to a cancellation
+                        await trio.lowlevel.cancel_shielded_checkpoint()
                     return records
                 await self._fetcher.fetch(deadline)
+                waited = True
 
     async def position_lag(self) -> Mapping[TopicPartition, int]:
         """Records between what was read and the end, as last heard of."""

@@ -4,8 +4,9 @@ plain code without a loop; what it does with asyncio costs four times as much un
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from aiokafka import errors
 from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.api import Request
 
+from chat.bridge.kafka_hot import Call
 from chat.bridge.kafka_metadata import TopicsRequest
 from chat.bridge.link import Link, turn
 from chat.config import KafkaConfig
@@ -22,8 +24,9 @@ from chat.records import TopicPartition
 
 _log = structlog.get_logger(__name__)
 
-_READ_BYTES: Final = 1 << 18
+_READ_BYTES: Final = 1 << 16
 _CLIENT: Final = "chat"
+_CLIENT_BYTES: Final = _CLIENT.encode()
 #: A broker that is not there after this long is frozen, or cut off: another may be asked.
 OPEN_SECONDS: Final = 3.0
 #: What a link raises when it breaks.
@@ -41,7 +44,7 @@ class Wire:
         self._link = link
         self._versions = versions or {}
         self._turn = trio.Lock()
-        self._due: deque[tuple[int, Any]] = deque()
+        self._due: deque[tuple[int, Callable[[bytes, int], Any]]] = deque()
         self._number = 0
         self._buffer = bytearray()
 
@@ -62,7 +65,7 @@ class Wire:
     def usable(self) -> bool:
         return not self._link.closed and (bool(self._due) or self._turn.locked() or not self._link.stale())
 
-    async def ask(self, request: Request[Any]) -> Any:
+    async def ask(self, request: Request[Any] | Call) -> Any:
         """The response. Cancelled or failed in the middle, the connection is closed."""
         async with turn(self._turn):
             try:
@@ -72,32 +75,66 @@ class Wire:
                 self.close()
                 raise
 
-    async def send(self, request: Request[Any]) -> None:
-        laid_out = request.prepare(self._versions)
+    async def send(self, request: Request[Any] | Call, seconds: float = math.inf) -> None:
+        """Raises trio.TooSlowError where the broker does not take it within `seconds`."""
         self._number += 1
-        header = laid_out.build_request_header(self._number, _CLIENT).encode()
-        body = laid_out.encode()
-        self._due.append((self._number, laid_out))
+        if isinstance(request, Call):
+            data, read = self._hot(request)
+        else:
+            data, read = self._cold(request)
+        self._due.append((self._number, read))
         try:
-            await self._link.send(b"%b%b%b" % ((len(header) + len(body)).to_bytes(4, "big"), header, body))
+            await self._link.send(data, seconds)
         except BaseException:
             self.close()
             raise
 
+    def _hot(self, call: Call) -> tuple[bytes, Callable[[bytes, int], Any]]:
+        key, version = call.api
+        low, high = self._versions.get(key, (version, version))
+        if not low <= version <= high:
+            raise errors.IncompatibleBrokerVersion(
+                f"the broker speaks versions {low} to {high} of request {key}, not {version}"
+            )
+        return call.frame(self._number, _CLIENT_BYTES), call.read
+
+    def _cold(self, request: Request[Any]) -> tuple[bytes, Callable[[bytes, int], Any]]:
+        laid_out = request.prepare(self._versions)
+        header = laid_out.build_request_header(self._number, _CLIENT).encode()
+        body = laid_out.encode()
+
+        def read(data: bytes, _: int) -> Any:
+            answer = BytesIO(data)
+            answer.seek(4)
+            laid_out.parse_response_header(answer)
+            return laid_out.RESPONSE_TYPE.decode(answer)
+
+        return b"%b%b%b" % ((len(header) + len(body)).to_bytes(4, "big"), header, body), read
+
     async def receive(self) -> Any:
         """The response to the oldest request."""
-        buffer = self._buffer
-        while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "big"):
-            buffer += await self._link.receive(_READ_BYTES)
-        end = 4 + int.from_bytes(buffer[:4], "big")
-        number, request = self._due.popleft()
-        if int.from_bytes(buffer[4:8], "big") != number:
+        data = self._whole()
+        while not data:
+            came = await self._link.receive(_READ_BYTES)
+            if not self._buffer and len(came) == 4 + int.from_bytes(came[:4], "big"):
+                data = came  # one answer, and whole: the rule
+            else:
+                self._buffer += came
+                data = self._whole()
+        number, read = self._due.popleft()
+        if int.from_bytes(data[4:8], "big") != number:
             self.close()
             raise errors.CorrelationIdError(f"an answer to another request than {number}")
-        frame = BytesIO(memoryview(buffer)[4:end])
+        return read(data, 8)
+
+    def _whole(self) -> bytes:
+        """The oldest answer, if all of it is there."""
+        buffer = self._buffer
+        if len(buffer) < 4 or len(buffer) < (end := 4 + int.from_bytes(buffer[:4], "big")):
+            return b""
+        data = bytes(buffer[:end])
         del buffer[:end]
-        request.parse_response_header(frame)
-        return request.RESPONSE_TYPE.decode(frame)
+        return data
 
     def close(self) -> None:
         self._link.close()

@@ -3,10 +3,9 @@ only a wait goes through the scheduler (trio's own streams go through it at ever
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
@@ -14,17 +13,22 @@ import trio
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing drops what is unsent
 
 
-@asynccontextmanager
-async def turn(lock: trio.Lock | trio.Semaphore) -> AsyncIterator[None]:
+class turn:
     """`async with lock`, without a turn through the scheduler where it is free."""
-    try:
-        lock.acquire_nowait()
-    except trio.WouldBlock:
-        await lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: trio.Lock | trio.Semaphore) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Link:
@@ -52,14 +56,16 @@ class Link:
         stream = await trio.open_unix_socket(path)
         return cls(socket.socket(fileno=stream.socket.detach()))
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, seconds: float = math.inf) -> None:
+        """Raises trio.TooSlowError where it does not all go out within `seconds`."""
         sent = self._try_send(data)
         if sent == len(data):
             return
-        rest = memoryview(data)[sent:]
-        while rest:
-            await trio.lowlevel.wait_writable(self._socket)
-            rest = rest[self._try_send(rest) :]
+        with trio.fail_after(seconds):
+            rest = memoryview(data)[sent:]
+            while rest:
+                await trio.lowlevel.wait_writable(self._socket)
+                rest = rest[self._try_send(rest) :]
 
     def _try_send(self, data: bytes | memoryview) -> int:
         if self.closed:

@@ -1,5 +1,5 @@
 """Produces by batches: one request in flight over all partitions; what gathers meanwhile is the next. Idle, a record goes
-at once; busy, a cycle does not start sooner than `linger_ms` after the start of the one before.
+at once; busy, a cycle does not start sooner than a while after the start of the one before (see `chat/linger.py`).
 
 **A failed batch means unknown, not failed.** Then
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
 import structlog
@@ -29,10 +29,10 @@ import trio
 from chat.config import EdgeConfig, KafkaConfig
 from chat.edge.connection import CLOSING, Connection
 from chat.errors import BadData, ChatError, Goodbye, PartAway, PartError, Unavailable
+from chat.linger import Linger
 from chat.metrics import EdgeMetrics
 from chat.ports import Producer
 from chat.positions import position
-from chat.protocol import Accepted
 from chat.records import (
     Headers,
     PresenceEvent,
@@ -142,6 +142,7 @@ class EdgePublisher:
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
+        self._linger = Linger(config.linger_ms / 1_000, config.linger_most_ms / 1_000)
         self._refuse_until = 0.0
         self._backoff = BACKOFF_FIRST_S
         #: next offset behind the last record acknowledged here
@@ -231,15 +232,14 @@ class EdgePublisher:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Produce until cancelled."""
         task_status.started()
-        linger, begun = self._config.linger_ms / 1_000, -1.0
+        linger, begun = self._linger, -1.0
         while True:
             if not self._any():
                 self._idle.set()
                 self._wake = trio.Event()
                 await self._wake.wait()
-            now = trio.current_time()
-            if now < begun + linger:
-                await trio.sleep_until(begun + linger)
+            if trio.current_time() < begun + linger.seconds:
+                await trio.sleep_until(begun + linger.seconds)
             begun = trio.current_time()
             await self._cycle(begun)
 
@@ -255,7 +255,9 @@ class EdgePublisher:
         except PartError as error:
             outcome = dict.fromkeys(cycle, error)
         self._bytes -= size
-        self._metrics.cycle.observe(trio.current_time() - begun)
+        took = trio.current_time() - begun
+        self._linger.took(took)
+        self._metrics.cycle.observe(took)
         self._metrics.cycle_records.observe(sum(map(len, cycle.values())))
         self._metrics.queue.set(self._bytes)
         self._hold()
@@ -388,7 +390,7 @@ class EdgePublisher:
             self._queues[place] = deque(e for e in queue if not theirs(e))
 
 
-def accepted(conversation: str, stream: int, seq: int) -> Accepted:
-    """The frame for what a stream has got through."""
-    other: dict[str, Any] = {"to" if conversation[0] == "u" else "group": int(conversation[1:])}
-    return Accepted(stream=stream, seq=seq, **other)
+def accepted(conversation: str, stream: int, seq: int) -> bytes:
+    """The frame (`protocol.Accepted`) for what a stream has got through."""
+    other = "to" if conversation[0] == "u" else "group"
+    return f'{{"type":"accepted","stream":{stream},"seq":{seq},"{other}":{conversation[1:]}}}'.encode()

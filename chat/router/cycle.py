@@ -28,6 +28,7 @@ import trio
 from chat.backoff import Backoff
 from chat.config import RouterConfig
 from chat.errors import BadData, Conflict, PartError, SetupError
+from chat.linger import Linger
 from chat.metrics import RouterMetrics
 from chat.ports import GroupConsumer, LogAdmin, NoSuchTopic, Poll, Producer
 from chat.records import (
@@ -96,6 +97,7 @@ class Router:
         self._metrics = metrics
         self._max_bytes = max_batch_bytes
         self._memory = Memory(config.prev_entries)
+        self._linger = Linger(config.linger_ms / 1_000, config.linger_most_ms / 1_000)
         self._owned: frozenset[TopicPartition] = frozenset()
         self._again: set[TopicPartition] = set()  # to be begun
         self._places: dict[TopicPartition, Place] = {}
@@ -125,7 +127,7 @@ class Router:
                 self.ready = True
                 on_ready()
             if moving:
-                await trio.sleep_until(started + self._config.linger_ms / 1000)
+                await trio.sleep_until(started + self._linger.seconds)
         await self._commit()
 
     async def _cycle(self) -> bool:
@@ -212,7 +214,9 @@ class Router:
         if count:
             self._metrics.records.inc(count)
             self._metrics.cycle_records.observe(count)
-            self._metrics.cycle.observe(trio.current_time() - began)
+            took = trio.current_time() - began
+            self._linger.took(took)
+            self._metrics.cycle.observe(took)
 
     def _items(self, fetched: Fetched) -> tuple[list[Item], dict[TopicPartition, int], int]:
         """The deliveries of a fetch; where each partition is then done; how many records counted."""

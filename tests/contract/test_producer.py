@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import trio
 from aiokafka.protocol.api import Request
-from aiokafka.protocol.produce import ProduceRequest
 from msgspec.structs import replace
 
 from chat.bridge import open_producer
+from chat.bridge.kafka_hot import Call
 from chat.bridge.kafka_wire import Wire
 from chat.config import KafkaConfig
 from chat.errors import BadData, PartAway
@@ -99,8 +99,8 @@ class Lossy:
         self.requests = 0
         ask = Wire.ask
 
-        async def lossy(wire: Wire, request: Request[Any]) -> Any:
-            if not isinstance(request, ProduceRequest):
+        async def lossy(wire: Wire, request: Request[Any] | Call) -> Any:
+            if not isinstance(request, Call):
                 return await ask(wire, request)
             self.requests += 1
             answer = await ask(wire, request)
