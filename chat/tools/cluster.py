@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -105,12 +106,23 @@ def start_supervisor(state: State, loaded: Loaded, given: dict[str, Any], owner:
         command,
         environ,
         file_actions=[
+            *((os.POSIX_SPAWN_CLOSE, number) for number in inherited()),
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
         setsid=True,
     )
+
+
+def inherited() -> list[int]:
+    """What whoever started us has open and left to us: a daemon must not keep a caller's pipe or lock for days."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def has_ended(child: int) -> bool:
