@@ -47,6 +47,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "admin": Entry("chat.admin.command:admin", "Users, groups, edges, dead records, a new generation of the log."),
     "talk": Entry("chat.client.terminal:talk", "Chat in a terminal."),
     "replay": Entry("chat.tools.replay.command:replay", "Read a range of the log again, to see what happened."),
+    "trace": Entry("chat.tools.trace.command:trace", "The way of one message, hop by hop, and whether it arrived."),
     "replay-irc": Entry("chat.tools.replay_irc:replay_irc", "Replay an IRC log: each nick a connection."),
     "selftest": Entry("chat.tools.selftest:selftest_command", "Send a message from one edge to another, through nginx."),
     "check": Entry(
