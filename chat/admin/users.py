@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import click
 
-from chat.admin import accounts, console
-from chat.admin.console import as_json, now_ms, show, when
+from chat.admin import accounts, console, erase
+from chat.admin.console import as_json, must_agree, now_ms, show, when, yes
+from chat.admin.export import export
 from chat.admin.online import Control, Online
 from chat.bridge import open_database, open_log_admin, open_memory, open_producer
 from chat.config import Config
 from chat.edge.tokens import Tokens
 from chat.errors import Goodbye
-from chat.ports import Database
+from chat.persist.archive.service import open_archiver
+from chat.persist.archive.shelf import Shelf
+from chat.ports import Database, LogAdmin, Producer
 from chat.records import Topics
 from chat.settings import Loaded
 from chat.tools.options import SERVERS, with_settings
@@ -25,6 +28,8 @@ class Office(NamedTuple):
     """What the verbs about users need."""
 
     database: Database
+    log: LogAdmin
+    producer: Producer
     tokens: Tokens
     online: Online
     control: Control
@@ -40,12 +45,14 @@ async def open_office(config: Config) -> AsyncIterator[Office]:
     ):
         online = Online(memory, config.redis.prefix)
         tokens = Tokens(memory, config.redis.prefix, config.edge.token_days)
-        yield Office(database, tokens, online, Control(Topics(config.kafka.namespace), producer, log, online, now_ms))
+        yield Office(
+            database, log, producer, tokens, online, Control(Topics(config.kafka.namespace), producer, log, online, now_ms)
+        )
 
 
 @click.group()
 def users() -> None:
-    """Find users, ban them, end their sessions. WHO is a name, or a number as id:42."""
+    """Find users, ban them, end their sessions, export and delete them. WHO is a name, or a number as id:42."""
 
 
 @users.command()
@@ -131,6 +138,60 @@ def logout(loaded: Loaded, who: str) -> None:
             return f"{ended} tokens and {closed} sessions of {person.name} were ended"
 
     click.echo(console.run(loaded, work))
+
+
+@users.command()
+@click.argument("who")
+@yes
+@with_settings("archive", SERVERS)
+def delete(loaded: Loaded, who: str, agreed: bool) -> None:
+    """Delete a user: his log-in, his own timeline hot and archived, and all that is kept about him. What he wrote to others
+    stays theirs. Done again, it does what is left."""
+    must_agree(agreed, f"Delete {who} and all of his own messages? There is no way back.")
+
+    async def work(config: Config) -> str:
+        async with open_office(config) as office, open_archiver(config, needed=False) as archiver:
+            person = await accounts.find_user(office.database, who)
+            log = erase.Log(
+                Topics(config.kafka.namespace), office.log, office.producer, office.database, config.kafka.max_batch_bytes
+            )
+            await erase.close_account(office.database, person.user)
+            await accounts.end_tokens(office.database, office.tokens, person.user)
+            await office.control.end_sessions(person.user, Goodbye.BANNED, closed=True)
+            groups, friends = await erase.tell_others(office.database, log, person.user, person.name)
+            await log.stored()
+            async with archiver.held_soon():
+                cold, files = await erase.erase_cold(archiver, person.user)
+                hot = await erase.erase_hot(office.database, person.user)
+            await erase.erase_rest(office.database, person.user)
+            return (
+                f"{person.name} is deleted: {hot:,} messages in MySQL, {cold:,} in {files:,} archived slices (the archiver"
+                f" removes their old files within {config.archive.grace_s + config.archive.every_s:,.0f} s);"
+                f" {groups} groups and {friends} friends were told"
+            )
+
+    click.echo(console.run(loaded, work))
+
+
+@users.command("export")
+@click.argument("who")
+@with_settings("archive", ("mysql",))
+def export_(loaded: Loaded, who: str) -> None:
+    """A user's whole own timeline, hot and archived, as JSON lines in order."""
+
+    async def work(config: Config) -> int:
+        async with open_archiver(config, needed=False) as archiver, archiver.held_soon():
+            person = await accounts.find_user(archiver.database, who)
+            count = 0
+            async with aclosing(
+                export(archiver.database, Shelf(archiver.database, config.archive.url), person.user)
+            ) as lines:
+                async for line in lines:
+                    click.echo(line)
+                    count += 1
+            return count
+
+    click.echo(f"{console.run(loaded, work):,} records", err=True)
 
 
 @click.group()

@@ -113,7 +113,8 @@ class Directory:
         users, pairs = sorted(asked.users), sorted(asked.pairs)
         for i in range(0, len(users), _IN_ONE):
             some = users[i : i + _IN_ONE]
-            statements.append(Statement(f"SELECT id FROM users WHERE id IN ({_places(some)})", some))
+            sql = f"SELECT id FROM users WHERE id IN ({_places(some)}) AND id NOT IN (SELECT user FROM deleted_users)"
+            statements.append(Statement(sql, some))
         first_pair = len(statements)
         for i in range(0, len(pairs), _IN_ONE):
             part = pairs[i : i + _IN_ONE]

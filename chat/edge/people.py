@@ -42,7 +42,13 @@ async def find_user(context: Context, session: Session, request: FindUser) -> Us
     if request.name is not None and not may_be_name(request.name):
         raise ChatError("not_found", "no such user")
     by, value = ("id", request.user) if request.name is None else ("name", request.name)
-    (result,) = await context.services.store.read([Statement(f"SELECT id, name FROM users WHERE {by} = %s", (value,))])
+    (result,) = await context.services.store.read(
+        [
+            Statement(
+                f"SELECT id, name FROM users WHERE {by} = %s AND id NOT IN (SELECT user FROM deleted_users)", (value,)
+            )
+        ]
+    )
     if not result.rows:
         raise ChatError("not_found", "no such user")
     return UserReply(user=result.rows[0][0], name=result.rows[0][1])

@@ -17,12 +17,13 @@ import trio
 
 from chat.backoff import Backoff
 from chat.config import ArchiveConfig
-from chat.errors import PartError
+from chat.errors import PartAway, PartError
 from chat.metrics import ArchiveMetrics
 from chat.persist.archive.expiry import Expiry
 from chat.persist.archive.folder import Folder
 from chat.persist.archive.mover import Clock, Mover, Progress
 from chat.persist.archive.plan import Bin, Past, due
+from chat.persist.archive.rewrite import Rewriter
 from chat.persist.archive.tables import GIVE_UP, text
 from chat.ports import Database, Lock, Statement
 
@@ -69,8 +70,10 @@ class Archiver:
         self.folder = folder
         self._metrics = metrics
         self._now = now
+        self._step = step
         self.mover = Mover(database, folder, metrics, slice_rows=config.slice_rows, now=now, step=step)
-        self.expiry = Expiry(database, folder, self.mover, metrics, now=now)
+        self.rewriter = Rewriter(database, folder, now=now, step=step)
+        self.expiry = Expiry(database, self.rewriter, metrics, now=now)
         self.progress = Progress()
 
     @asynccontextmanager
@@ -79,6 +82,19 @@ class Archiver:
         lock: Lock = self.database.lock(LOCK)
         async with lock as held:
             yield held
+
+    @asynccontextmanager
+    async def held_soon(self, patience_s: float = 120.0) -> AsyncIterator[None]:
+        """The lock, waited for. Raises PartAway: another archiver is at work for longer."""
+        backoff, deadline = Backoff(0.1, 1.0), trio.current_time() + patience_s
+        while True:
+            async with self.holding() as held:
+                if held:
+                    yield
+                    return
+            if trio.current_time() > deadline:
+                raise PartAway("mysql", "another archiver is at work; try again when `chat archive status` shows its end")
+            await trio.sleep(backoff.next())
 
     # ---------------------------------------------------------------- for ever
 
@@ -186,6 +202,7 @@ class Archiver:
             )
             for (file,) in found.rows:
                 await self.folder.remove(text(file))
+                self._step("removed")
                 await self.database.write([Statement("DELETE FROM archive_files WHERE file = %s", (text(file),))])
                 removed += 1
             if len(found.rows) < _FILES:

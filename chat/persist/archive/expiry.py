@@ -14,8 +14,7 @@ import structlog
 import trio
 
 from chat.metrics import ArchiveMetrics
-from chat.persist.archive.folder import Folder
-from chat.persist.archive.mover import Clock, Mover
+from chat.persist.archive.mover import Clock
 from chat.persist.archive.plan import FIRST, LAST, WINDOW_ROWS, Fate, Range, fate, slack
 from chat.persist.archive.rewrite import Rewriter
 from chat.persist.archive.rows import boundary
@@ -29,11 +28,11 @@ _BATCH: Final = WINDOW_ROWS
 
 
 class Expiry:
-    def __init__(self, database: Database, folder: Folder, mover: Mover, metrics: ArchiveMetrics, *, now: Clock) -> None:
+    def __init__(self, database: Database, rewriter: Rewriter, metrics: ArchiveMetrics, *, now: Clock) -> None:
         self._database = database
         self._metrics = metrics
         self._now = now
-        self.rewriter = Rewriter(database, folder, now=now)
+        self._rewriter = rewriter
 
     async def expire(self, before: int, days: float, stop: trio.Event | None = None) -> int:
         """Delete what was sent before `before`; how many rows. Raises PartError. Cancelled: the rest is left."""
@@ -62,7 +61,7 @@ class Expiry:
         def younger(table: pa.Table) -> pa.Table:
             return table.filter(pc.greater_equal(table["sent_at"], before))
 
-        return await self.rewriter.rewrite(one, younger)
+        return await self._rewriter.rewrite(one, younger)
 
     async def _hot(self, before: int, stop: trio.Event | None) -> int:
         after, gone = FIRST, 0

@@ -21,6 +21,7 @@ from chat.errors import PartAway, PartError, SetupError
 T = TypeVar("T")
 
 SECONDS: Final = 120.0
+NO_URL: Final = "[archive] url is empty: name the folder, or the address, where old messages are or are to go"
 
 
 class Folder:
@@ -41,12 +42,12 @@ class Folder:
         if self._local:
             await self._do(_write_durably, Path(self.path(name)), data)
         else:
-            await self._do(self._files.pipe_file, self.path(name), data)
+            await self._do(_put, self._files, self.path(name), data)
 
     async def read(self, name: str) -> bytes:
         """Raises FileMissing, PartAway."""
         try:
-            data: bytes = await self._do(self._files.cat_file, self.path(name))
+            data: bytes = await self._do(_get, self._files, self.path(name))
         except FileNotFoundError as error:
             raise FileMissing(name, self._root) from error
         return data
@@ -54,7 +55,7 @@ class Folder:
     async def remove(self, name: str) -> None:
         """It need not be there."""
         try:
-            await self._do(self._files.rm_file, self.path(name))
+            await self._do(_remove, self._files, self.path(name))
         except FileNotFoundError:
             return
 
@@ -62,6 +63,16 @@ class Folder:
         with trio.move_on_after(self._seconds):
             return await trio.to_thread.run_sync(_told, function, args, abandon_on_cancel=True, limiter=self._limiter)
         raise PartAway("archive", f"{self._root} has not answered for {self._seconds:g} s")
+
+
+class NoFolder(Folder):
+    """Where nothing is archived."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "")
+
+    async def _do(self, function: Callable[..., T], *args: Any) -> T:
+        raise SetupError(f"something is archived, but {NO_URL}")
 
 
 class FileMissing(PartError):
@@ -98,6 +109,19 @@ def _told(function: Callable[..., T], args: tuple[Any, ...]) -> T:
         raise
     except Exception as error:  # stores have errors of their own; whichever it is, the archive is away
         raise PartAway("archive", f"{type(error).__name__}: {error}") from error
+
+
+def _put(files: Any, path: str, data: bytes) -> None:
+    files.pipe_file(path, data)
+
+
+def _get(files: Any, path: str) -> bytes:
+    data: bytes = files.cat_file(path)
+    return data
+
+
+def _remove(files: Any, path: str) -> None:
+    files.rm_file(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -153,7 +153,7 @@ class Mover:
         """Windows from the begin of `rows` on, until they make a slice (`whole`: until the end) or `stop` is set."""
         windows: list[Window] = []
         after, count, size = rows.after, 0, 0
-        most = window_rows(0, 0, self._slice_rows)
+        most = window_rows(0, 0, self._slice_rows, self._slice_rows)
         while after < rows.upto and (whole or not is_full(count, size, self._slice_rows)):
             if stop and stop.is_set():
                 break
@@ -171,7 +171,7 @@ class Mover:
                 windows.append(window)
                 count += window.rows
                 size += window.size
-                most = window_rows(window.rows, window.size, self._slice_rows - count)
+                most = window_rows(window.rows, window.size, self._slice_rows - count, self._slice_rows)
             progress.scanned += most
             after = upto
         return Gathered(Range(rows.after, after), windows)

@@ -37,11 +37,11 @@ class Range(NamedTuple):
     upto: Key
 
 
-def window_rows(seen_rows: int, seen_bytes: int, room: int) -> int:
-    """How many rows to ask for, after a window of `seen_rows` and `seen_bytes` (0: none yet), with `room` left in the
-    slice."""
+def window_rows(seen_rows: int, seen_bytes: int, room: int, slice_rows: int) -> int:
+    """How many rows to ask for, after a window of `seen_rows` and `seen_bytes` (0: none yet), with `room` rows left in a
+    slice of `slice_rows`. At least one; a slice is not filled up by tiny ones."""
     fit = WINDOW_ROWS if seen_rows <= 0 else WINDOW_BYTES * seen_rows // max(1, seen_bytes)
-    return max(1, min(fit, WINDOW_ROWS, max(room, WINDOW_ROWS // 8)))
+    return max(1, min(fit, WINDOW_ROWS, max(room, slice_rows // 8)))
 
 
 def is_full(rows: int, size: int, slice_rows: int) -> bool:

@@ -21,10 +21,13 @@ Keep = Callable[[Any], Any]  # rows → those that stay
 
 
 class Rewriter:
-    def __init__(self, database: Database, folder: Folder, *, now: Clock) -> None:
+    def __init__(
+        self, database: Database, folder: Folder, *, now: Clock, step: Callable[[str], None] = lambda name: None
+    ) -> None:
         self._database = database
         self._folder = folder
         self._now = now
+        self._step = step
         self._cpu = trio.CapacityLimiter(1)
 
     async def rewrite(self, one: Slice, keep: Keep) -> int:
@@ -40,11 +43,13 @@ class Rewriter:
         await self._database.write([file_begun(file, self._now())])
         made: Made = await trio.to_thread.run_sync(make, left, limiter=self._cpu)
         await self._folder.write(file, made.data)
+        self._step("rewritten")
         data = await self._folder.read(file)
         await trio.to_thread.run_sync(verify_rows, data, made, left, limiter=self._cpu)
         swap = [*slice_comes(file, made, self._now()), *slice_goes(one, self._now())]
         if not await commit(self._database, file, swap):
             raise SetupError(f"slice {one.id} was changed by somebody else meanwhile; run this again")
+        self._step("swapped")
         return len(rows) - len(left)
 
     async def rows(self, one: Slice) -> pa.Table:

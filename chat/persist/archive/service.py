@@ -16,7 +16,7 @@ from chat.errors import SetupError
 from chat.metrics import ArchiveMetrics
 from chat.notify import READY, notify
 from chat.persist.archive.archiver import Archiver
-from chat.persist.archive.folder import open_folder
+from chat.persist.archive.folder import NO_URL, NoFolder, open_folder
 from chat.stopping import stop_on_signals
 
 log = structlog.get_logger()
@@ -30,11 +30,14 @@ def patient(config: MysqlConfig) -> MysqlConfig:
 
 
 @asynccontextmanager
-async def open_archiver(config: Config, metrics: ArchiveMetrics | None = None) -> AsyncIterator[Archiver]:
-    """Within the bridge. Raises SetupError: no [archive] url, or none that is understood."""
-    if not config.archive.url:
-        raise SetupError("[archive] url is empty: name the folder, or the address, where old messages are to go")
-    folder = open_folder(config.archive.url)
+async def open_archiver(
+    config: Config, metrics: ArchiveMetrics | None = None, *, needed: bool = True
+) -> AsyncIterator[Archiver]:
+    """Within the bridge. Raises SetupError: no [archive] url (not where the archive is not `needed`, unless something turns
+    out to be archived), or none that is understood."""
+    if not config.archive.url and needed:
+        raise SetupError(NO_URL)
+    folder = open_folder(config.archive.url) if config.archive.url else NoFolder()
     async with open_database(patient(config.mysql)) as database:
         yield Archiver(config.archive, database=database, folder=folder, metrics=metrics or ArchiveMetrics())
 
