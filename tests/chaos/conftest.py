@@ -24,6 +24,9 @@ def harmed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 @pytest.fixture
 async def harmed(harmed_cluster: Cluster) -> Cluster:
     """Whole, whatever the scene before did to it."""
+    harmed_cluster.hit("supervisor", signal.SIGCONT)
+    if not harmed_cluster.state.is_held():
+        await harmed_cluster.up_again()
     for entry in harmed_cluster.processes.processes:
         harmed_cluster.hit(entry.name, signal.SIGCONT)
     await harmed_cluster.until(lambda: harmed_cluster.processes.ready, 90)

@@ -13,8 +13,9 @@ import pytest
 import trio
 
 from tests.harness.cluster import Cluster
+from tests.harness.comers import Comers
 from tests.harness.hostile import HostileProxy
-from tests.harness.scene import Scene, new_seed, play
+from tests.harness.scene import PATIENCE, Scene, new_seed, play
 from tests.harness.schedule import schedule
 from tests.harness.storm import Storm
 
@@ -33,7 +34,13 @@ async def test_any_blow_at_any_time(harmed: Cluster, bridge: None, number: int) 
     print("\n".join(map(str, blows)))
 
     async def cruel(scene: Scene) -> None:
-        await storm.run(scene, blows)
+        comers = Comers([proxy.address for proxy in proxies], 3, Random(seed))
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(60 * PATIENCE):
+                await nursery.start(comers.run)
+            await storm.run(scene, blows)
+            await comers.settle()
+            nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         for proxy in proxies:

@@ -103,30 +103,41 @@ async def test_undecodable_records(harmed: Cluster, bridge: None) -> None:
 
 
 @asynccontextmanager
-async def refusing(config: Config, words: str, signal: str) -> AsyncIterator[None]:
-    """MySQL takes no row with these words in it: a trigger says so."""
+async def refusing(config: Config, make: str, drop: str) -> AsyncIterator[None]:
+    """MySQL takes no row with certain words in it: a trigger says so, or a constraint."""
     async with open_database(config.mysql) as database:
-        await database.script([
-            "CREATE TRIGGER refuses BEFORE INSERT ON messages FOR EACH ROW "
-            f"IF NEW.body LIKE '%{words}%' THEN SIGNAL {signal}; END IF"
-        ])  # fmt: skip
+        await database.script([make])
         try:
             yield
         finally:
-            await database.script(["DROP TRIGGER refuses"])
+            await database.script([drop])
 
 
-@pytest.mark.parametrize(
-    "signal", ["SQLSTATE '22001' SET MYSQL_ERRNO = 1406", "SQLSTATE '45000'"], ids=["too long", "a trigger's own"]
+TRIGGER = (
+    "CREATE TRIGGER refuses BEFORE INSERT ON messages FOR EACH ROW IF NEW.body LIKE '%{words}%' THEN SIGNAL {signal}; END IF"
 )
-async def test_a_row_that_mysql_refuses(harmed: Cluster, bridge: None, signal: str) -> None:
+NO_TRIGGER = "DROP TRIGGER refuses"
+REFUSALS = {
+    "too long": (TRIGGER.replace("{signal}", "SQLSTATE '22001' SET MYSQL_ERRNO = 1406"), NO_TRIGGER),
+    "a trigger's own": (TRIGGER.replace("{signal}", "SQLSTATE '45000'"), NO_TRIGGER),
+    "a constraint": (
+        "ALTER TABLE messages ADD CONSTRAINT refuses CHECK (body NOT LIKE '%{words}%')",
+        "ALTER TABLE messages DROP CONSTRAINT refuses",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", REFUSALS)
+async def test_a_row_that_mysql_refuses(harmed: Cluster, bridge: None, why: str) -> None:
     """Two more people say what the database does not take, between others things: those are stored and read."""
     config, words = harmed.config, f"refused-{secrets.token_hex(4)}"
     before = await end_of_dead(config)
     texts = ["one", words, "two", f"{words} again", "three"]
 
+    make, drop = REFUSALS[why]
+
     async def cruel(scene: Scene) -> None:
-        async with refusing(config, words, signal), trio.open_nursery() as nursery:
+        async with refusing(config, make.replace("{words}", words), drop), trio.open_nursery() as nursery:
             scene.begin()
             alice, bob = (
                 Client(
@@ -157,6 +168,6 @@ async def test_a_row_that_mysql_refuses(harmed: Cluster, bridge: None, signal: s
             assert [row.text for row in reversed(rows)] == ["one", "two", "three"] * 5
             nursery.cancel_scope.cancel()
 
-    await play(harmed, "rows that MySQL refuses", cruel, section="records")
+    await play(harmed, f"rows that MySQL refuses: {why}", cruel, section="records")
     buried = [record for record in await dead_of(config, before) if words.encode() in record.value]
     assert len(buried) >= 20  # in both timelines

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.harness.cluster import Cluster
-from tests.harness.scene import Scene, play
+from tests.harness.scene import PATIENCE, Played, Scene, play
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
@@ -14,9 +14,11 @@ pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 ZOMBIE_S = 9.0
 #: Above the time-out of a produced batch (10 s): its outcome is unknown.
 BATCH_S = 13.0
+#: Above all that anybody waits for it.
+LONG_S = 20.0
 
 
-async def frozen(cluster: Cluster, name: str, parts: tuple[str, ...], seconds: float) -> None:
+async def frozen(cluster: Cluster, name: str, parts: tuple[str, ...], seconds: float) -> Played:
     async def cruel(scene: Scene) -> None:
         scene.begin()
         for part in parts:
@@ -27,7 +29,7 @@ async def frozen(cluster: Cluster, name: str, parts: tuple[str, ...], seconds: f
         scene.has_returned()
         await scene.recovered()
 
-    await play(cluster, name, cruel, section="frozen")
+    return await play(cluster, name, cruel, section="frozen")
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,13 @@ async def test_zombies(harmed: Cluster, name: str, parts: tuple[str, ...]) -> No
 
 async def test_kafka_until_batches_time_out(harmed: Cluster) -> None:
     await frozen(harmed, f"Kafka, {BATCH_S:g} s", ("kafka",), BATCH_S)
+
+
+async def test_an_edge_for_long(harmed: Cluster) -> None:
+    """Its clients do not wait for it: 5 s until they miss its heartbeats, and nginx sends them elsewhere at about the same
+    time; who was sent to it once more waits 2.5 s for its welcome."""
+    played = await frozen(harmed, f"an edge of two, {LONG_S:g} s", ("edge-1",), LONG_S)
+    back = played.recovery.back_s
+    assert played.recovery.thrown_out
+    assert back is not None
+    assert back <= 10 * PATIENCE, played

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from itertools import combinations
 
 import pytest
+import trio
 
+from chat.tools.running import PROC, Identity, kill
+from chat.tools.state import marked
 from tests.harness.cluster import Cluster
 from tests.harness.scene import PATIENCE, Played, Scene, play
 
@@ -113,3 +118,38 @@ async def test_everything_and_the_supervisor(harmed: Cluster) -> None:
         await scene.recovered()
 
     await play(harmed, "everything and the supervisor, then chat up", cruel, section="two at once")
+
+
+@pytest.mark.parametrize("pattern", ["chat", "python", "nginx", "java|mariadbd|redis-server", r"chat (edge|router|persist)"])
+async def test_by_a_pattern(harmed: Cluster, pattern: str) -> None:
+    """As `pkill -9 -f` finds them by their command lines: the supervisor too, or not; nginx's master without its workers,
+    for these call themselves otherwise."""
+    front = harmed.front
+
+    async def cruel(scene: Scene) -> None:
+        scene.begin()
+        hit = [identity for identity in everything_of(harmed) if re.search(pattern, command_of(identity))]
+        assert hit
+        for identity in hit:
+            kill(identity, signal.SIGKILL)
+        await trio.sleep(0.2)  # a supervisor that was killed lets go of its folder
+        if not harmed.state.is_held():
+            await harmed.up_again()
+        scene.has_returned()
+        await scene.recovered()
+
+    await play(harmed, f"pkill -9 -f '{pattern}'", cruel, section="two at once")
+    assert harmed.front == front
+
+
+def everything_of(cluster: Cluster) -> set[Identity]:
+    supervisor = cluster.entry("supervisor").identity
+    assert supervisor is not None
+    return {supervisor, *marked(cluster.folder)}
+
+
+def command_of(identity: Identity) -> str:
+    try:
+        return (PROC / str(identity.pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""

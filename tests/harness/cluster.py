@@ -3,13 +3,15 @@ killed."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-import random
 import signal
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, TypeVar
 
 import trio
@@ -157,12 +159,27 @@ class Cluster:
         loaded = load(None, {}, flags, cluster=False)
         await bring_up(self.state, loaded, os.getpid(), False, quiet)
 
-    async def up_again(self) -> None:
-        """As before, when its supervisor has died."""
-        await self.up(self._settings)
+    async def up_again(self, **more: Any) -> None:
+        """As before, when its supervisor has died or it was taken down; `more` settings for this time and later."""
+        await self.up({**self._settings, **more})
 
     async def down(self) -> None:
         await take_down(self.state, True, quiet)
+
+
+@contextmanager
+def own_ports() -> Iterator[int]:
+    """The first of a hundred that no other run of these tests gets meanwhile: what is free now may be that of a server that
+    was just killed. (Not by `random`: Hypothesis gives all runs the same choices.)"""
+    for first in SystemRandom().sample(PORTS, len(PORTS)):
+        with Path(tempfile.gettempdir(), f"chat-test-ports-{first}").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield first
+            return
+    raise RuntimeError("other runs of these tests have all the ports")
 
 
 def quiet(line: str) -> None:
@@ -173,8 +190,9 @@ def quiet(line: str) -> None:
 def run_cluster(folder: Path, settings: Mapping[str, Any]) -> Iterator[Cluster]:
     """Up, and at the end down whatever happened."""
     cluster = Cluster(folder)
-    try:
-        in_thread(cluster.up, {"up.first_port": random.choice(PORTS), "up.mysql_pool_mb": 64, **settings})
-        yield cluster
-    finally:
-        in_thread(cluster.down)
+    with own_ports() as first:
+        try:
+            in_thread(cluster.up, {"up.first_port": first, "up.mysql_pool_mb": 64, **settings})
+            yield cluster
+        finally:
+            in_thread(cluster.down)

@@ -32,7 +32,7 @@ class Storm:
         self._frozen: list[Identity] = []
         self._without = 0  # who has the supervisor stopped
         self._supervisor = trio.Lock()
-        self._blows: Mapping[str, Callable[[Scene, Blow], Awaitable[None]]] = {
+        self.blows: Mapping[str, Callable[[Scene, Blow], Awaitable[None]]] = {
             "kill": self._kill,
             "kill whole": self._kill_whole,
             "kill at its start": self._kill_at_its_start,
@@ -67,7 +67,7 @@ class Storm:
 
     async def _at(self, scene: Scene, blow: Blow) -> None:
         await scene.passed(blow.at)
-        await self._blows[blow.what](scene, blow)
+        await self.blows[blow.what](scene, blow)
 
     # ---- processes
 

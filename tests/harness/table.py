@@ -20,6 +20,7 @@ HEADINGS: Final[Mapping[str, str]] = {
     "kills": "kill -9",
     "two at once": "kill -9 of two roles, all their processes, and of everything",
     "frozen": "SIGSTOP, then SIGCONT",
+    "zombies": "Woken up when others have taken over",
     "servers": "Servers that come back other than they went",
     "network": "A broken network between clients and edges",
     "records": "Records that cannot be used",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,34 @@ import trio
 from chat.tools.running import PROC, is_alive
 from chat.tools.selftest import selftest
 from chat.tools.state import State, leftovers, state_of
-from tests.harness.cluster import PORTS, Cluster
+from tests.harness.cluster import Cluster, own_ports
 
 pytestmark = pytest.mark.servers
 
-ROLES = {"supervisor", "kafka", "redis", "mariadb", "nginx", "edge", "router", "persist"}
+ROLES = {"supervisor", "kafka", "redis", "mariadb", "nginx", "edge", "router", "persist", "archiver"}
 
 
-def chat(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def chat(folder: Path, *words: str, pass_fds: Sequence[int] = ()) -> subprocess.CompletedProcess[str]:
     """The command, in another process."""
     command = [sys.executable, "-m", "chat", *words, "--state", str(folder)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    return subprocess.run(command, env=environ, cwd=folder.parent, capture_output=True, text=True, check=False, timeout=150)
+    return subprocess.run(
+        command, env=environ, cwd=folder.parent, capture_output=True, text=True, check=False, timeout=150, pass_fds=pass_fds
+    )
 
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
     """A cluster started by typing `chat up`, and what that said."""
     folder = tmp_path_factory.mktemp("typed") / ".chat"
-    first = str(random.choice(PORTS))
-    try:
-        yield folder, chat(folder, "up", "--first-port", first, "--mysql-pool-mb", "64", "--owner", str(os.getpid()))
-    finally:
-        chat(folder, "down", "--now")
+    with own_ports() as first:
+        try:
+            yield (
+                folder,
+                chat(folder, "up", "--first-port", str(first), "--mysql-pool-mb", "64", "--owner", str(os.getpid())),
+            )
+        finally:
+            chat(folder, "down", "--now")
 
 
 @pytest.fixture
@@ -75,6 +79,19 @@ def test_a_second_up_changes_nothing(up: Cluster) -> None:
     assert said.returncode == 0, said.stderr
     assert "runs already" in said.stderr
     assert [(entry.name, entry.pid) for entry in up.processes.processes] == before
+
+
+def test_it_keeps_nothing_of_its_callers(up: Cluster) -> None:
+    """A pipe that `make` or a script left open would never end."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    up.kill("supervisor")
+    words = ("up", "--no-selftest", "--first-port", "20000", "--mysql-pool-mb", "64")
+    said = chat(up.folder, *words, pass_fds=[write])
+    os.close(write)
+    assert said.returncode == 0, said.stderr
+    assert os.read(read, 1) == b""  # its end; BlockingIOError where somebody holds the other
+    os.close(read)
 
 
 def test_nothing_of_it_is_readable_by_others(up: Cluster) -> None:
@@ -136,6 +153,16 @@ def test_a_supervisor_that_was_killed_is_followed_by_one_that_takes_over(up: Clu
     said = chat(up.folder, "up", "--no-selftest", "--first-port", "20000", "--mysql-pool-mb", "64")
     assert said.returncode == 0, said.stderr
     assert [(entry.name, entry.pid) for entry in up.processes.processes] == before
+
+
+def test_what_outlives_its_leader_and_the_supervisor_keeps_no_port(up: Cluster) -> None:
+    """nginx's workers, with the port of the front: clients know no other."""
+    front = up.front
+    up.kill("supervisor")
+    up.kill("nginx")
+    said = chat(up.folder, "up", "--first-port", "20000", "--mysql-pool-mb", "64")  # its self-test goes through nginx
+    assert said.returncode == 0, said.stderr
+    assert up.front == front
 
 
 def test_down_leaves_nothing_even_without_a_supervisor(up: Cluster) -> None:
