@@ -76,6 +76,8 @@ class EdgeConfig(Struct, frozen=True, kw_only=True):
     seen_ahead_ms: int = 5_000  # a client's `seen` may be this far ahead of the wall clock
     too_old_messages: int = 20_000  # a device further behind starts from the heads
     stream_days: int = 30  # a stream not written for longer is left out of the heads and refused
+    streams_per_hour: int = 600  # that a user may begin: one is a run of a client, not a message
+    sessions_per_user: int = 64  # at this edge; a further device is sent away with goodbye 3000
     strangers: bool = True  # may those who are not friends write to each other
 
 
@@ -130,7 +132,7 @@ class NginxConfig(Struct, frozen=True, kw_only=True):
     idle_s: int = 300  # a client that is silent both ways for longer is cut: far above the heartbeat
     connect_ms: int = 1_000  # to an edge; then the next one is tried
     fail_s: int = 1  # an edge that refused is passed over for this long
-    lost_ms: int = 3_000  # an edge whose lease is gone for longer is taken out (a restarted one is back sooner)
+    lost_ms: int = 1_500  # an edge whose lease is gone for longer is taken out (a restarted one is back before it lapses)
     settle_ms: int = 300  # changes are gathered over this before a reload
     drain_s: int = 86_400  # old workers keep their connections this long after a reload
     module: str = ""  # path of ngx_stream_module.so; empty: looked for; "built-in": there is none to load
