@@ -86,6 +86,15 @@ async def _history(talk: Talk, words: Sequence[str]) -> None:
     await talk.history(talk.current, int(words[0]) if words else 20)
 
 
+async def _find(talk: Talk, words: Sequence[str]) -> None:
+    everywhere = words[0] == "everywhere:"
+    if talk.client.shelf is None:
+        raise Usage("there is no local history in this run")
+    if everywhere and len(words) < 2:
+        raise Usage("/find everywhere: TEXT")
+    await talk.find(" ".join(words[everywhere:]), None if everywhere else talk.current)
+
+
 async def _outbox(talk: Talk, words: Sequence[str]) -> None:
     for own in talk.client.sending.marks:
         if own.state == "sending":
@@ -183,6 +192,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "to": Command("NAME|#GROUP", "write to a user or a group from now on", _to, 1),
     "msg": Command("NAME|#GROUP TEXT", "write one message", _msg, 2),
     "history": Command("[HOW MANY]", "what was said here", _history, 0),
+    "find": Command("[everywhere:] TEXT", "search here, or all, on this device", _find, 1),
     "outbox": Command("", "what is not accepted yet", _outbox, 0),
     "retry": Command("", "send the first message that failed again", _retry, 0),
     "friends": Command("", "your friends, and who asks", _friends, 0),

@@ -76,6 +76,15 @@ class StartedOver:
     timeline: str
 
 
+@dataclass(frozen=True)
+class LocalHistorySaid:
+    """Of the local history: something was damaged, cut off, or cannot be written. `loss`: what was there once is not
+    readable; what the server has is read again."""
+
+    text: str
+    loss: bool
+
+
 Event = (
     Connected
     | Disconnected
@@ -85,4 +94,5 @@ Event = (
     | GroupsChanged
     | PresenceChanged
     | StartedOver
+    | LocalHistorySaid
 )

@@ -9,6 +9,9 @@
         client.send_text(f"u{bob}", "hello")
         async for event in client.events(): …      # MessageShown, EntryChanged, …
 
+With `history=LocalHistory.open(folder, password)` all that is received and sent is kept sealed on the disk, before it is
+acknowledged; `past.py` has what reads it.
+
 It reconnects by itself, with jittered back-off, and goes on where it was: what was composed is sent again, what was missed
 is read, and every message is shown once and in order. A conversation is `u34` (a user) or `g7` (a group).
 
@@ -32,13 +35,16 @@ from chat import protocol
 from chat.client import events as ev
 from chat.client.connection import Connection, ConnectionLost, Ended, RequestTimeout
 from chat.client.conversations import Conversations
+from chat.client.local.history import LocalHistory
+from chat.client.local.journal import Journal
 from chat.client.login import LogIn, Refused
 from chat.client.marks import Own
 from chat.client.outbox import Entry
-from chat.client.requests import LoggedOut, Requests
+from chat.client.past import Past, ends
+from chat.client.requests import LoggedOut
 from chat.client.sending import Sending
 from chat.client.store import Kept, Store
-from chat.client.timelines import Timelines
+from chat.client.timelines import Batch, Timelines
 from chat.errors import ChatError
 from chat.protocol import AnyEvent, Extra, Message
 from chat.records import conversation_of, group_timeline
@@ -53,18 +59,21 @@ STABLE: Final = 5.0  # a log-in that held as long begins the back-off anew
 #: Seconds for `welcome`, by how many tries have failed in a row. A frozen edge takes connections and says nothing, so the
 #: first tries are short; an edge in a storm of log-ins is slow and gets its time by the third.
 WELCOME_WITHIN: Final = (2.5, 5.0, 10.0)
+WRITE_WAIT: Final = 5.0  # seconds that the end of a connection waits for the disk, at most
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
 
-class Client(Requests):
+class Client(Past):
     """One device of one user. `servers` are tried in turn. `listener`: gets every event at once instead of `events()`; it
-    must not wait. `register`: make the account first, if it does not exist."""
+    must not wait. `register`: make the account first, if it does not exist. `history`: the caller's, open as long as the
+    client runs, and closed by him."""
 
     def __init__(
         self, servers: Sequence[str], name: str, store: Store, *, password: str | None = None, register: bool = False,
         label: str = "", listener: Callable[[ev.Event], None] | None = None,
+        history: LocalHistory | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(store)
+        super().__init__(store, history)
         self.name = name
         self.user = int(store.get("user") or 0)
         self.edge = ""
@@ -79,6 +88,7 @@ class Client(Requests):
         self._event_came, self._event_taken = trio.Event(), trio.Event()
         self._waits_for_events = False
         self._timelines: Timelines | None = None
+        self._journal = self._new_journal()
         self._changed = trio.Event()
         self._watched: list[int] = []
         self._logged_in = float("inf")  # when, on this connection
@@ -87,12 +97,27 @@ class Client(Requests):
 
     async def run(self) -> Ended:
         """Stay connected until the edge says not to come back, the log-in is refused, or it is cancelled."""
+        await self.adopt()
+        if self._journal is None:
+            return await self._stay()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._journal.run)
+            try:
+                ended = await self._stay()
+                nursery.cancel_scope.cancel()
+            finally:
+                if not self._journal.idle:  # what was read and is not on the disk is asked for again
+                    self._timelines, self._journal = None, self._new_journal()
+        return ended
+
+    async def _stay(self) -> Ended:
         tries = at = 0
         while True:
             self._logged_in = float("inf")
             server, within = self._servers[at % len(self._servers)], WELCOME_WITHIN[min(tries, len(WELCOME_WITHIN) - 1)]
             ended, final = await self._once(server, within)
             if final or ended.stay_away:
+                await self._written()
                 self.finished = ended
                 self._emit(ev.Disconnected(ended, None))
                 self._notify()
@@ -131,7 +156,9 @@ class Client(Requests):
         if self._timelines is None:
             self.user = opened.user
             self.conversations = Conversations(opened.user)
-            self._timelines = Timelines(self.store, opened.user, self._show, self._started_over)
+            self._timelines = Timelines(
+                self.store, opened.user, self._show, self._started_over, journal=self._journal, mark=self._mark
+            )
         self.names[f"u{opened.user}"] = self.name
         self.edge = connection.welcome.edge
         self._connection = connection
@@ -151,9 +178,33 @@ class Client(Requests):
 
     async def leave(self) -> None:
         """Acknowledge what was shown and say goodbye: `run` returns. The token stays, the outbox too."""
+        await self._written()
         if self._connection and self._timelines:
             self._timelines.acknowledge()
             await self._connection.leave()
+
+    # -------------------------------------------------------------- local history
+
+    def _new_journal(self) -> Journal | None:
+        return None if self.shelf is None else Journal(self.shelf, self._committed, self._disk_trouble)
+
+    def _mark(self) -> str | None:
+        return None if self.shelf is None else self.shelf.history.mark
+
+    def _committed(self, batches: Sequence[Batch]) -> None:
+        self.tell()
+        if self._timelines is not None:
+            self._timelines.committed(batches)
+        self._notify()
+
+    def _disk_trouble(self, text: str) -> None:
+        self._emit(ev.LocalHistorySaid(text, loss=False))
+
+    async def _written(self) -> None:
+        """What was read is on the disk, or the disk is given up."""
+        if self._journal is not None:
+            with trio.move_on_after(WRITE_WAIT):
+                await self._journal.wait_idle()
 
     # -------------------------------------------------------------- waiting
 
@@ -218,6 +269,8 @@ class Client(Requests):
         while len(self._events) > MAX_EVENTS:
             self._event_taken = trio.Event()
             await self._event_taken.wait()
+        if self._journal is not None:
+            await self._journal.wait_room()
 
     # -------------------------------------------------------------- what comes
 
@@ -301,6 +354,7 @@ class Client(Requests):
             self._emit(ev.EntryChanged(own.entry, own.state, own.why))
 
     def _started_over(self, timeline: str) -> None:
+        self._epoch += 1
         self._emit(ev.StartedOver(timeline))
 
     # -------------------------------------------------------------- messages
@@ -315,14 +369,10 @@ class Client(Requests):
         summary = self.conversations.get(conversation)
         if self._connection and self.conversations.read(conversation, summary.newest):
             try:
-                self._connection.post(protocol.Read(sent_at=summary.newest, **_ends(conversation)))
+                self._connection.post(protocol.Read(sent_at=summary.newest, **ends(conversation)))
             except ConnectionLost:
                 return  # the next message that is read says more
             self._emit(ev.ConversationChanged(conversation))
-
-    async def history(self, conversation: str, limit: int = 50, before: str | None = None) -> protocol.HistoryReply:
-        """A page, newest first."""
-        return await self.ask(protocol.History(limit=limit, before=before, **_ends(conversation)), protocol.HistoryReply)
 
     async def watch(self, users: Sequence[int]) -> dict[int, bool]:
         """Follow who of these is on line, also after a reconnect."""
@@ -363,7 +413,3 @@ class Client(Requests):
             moved = self.sending.marks.delivered(conversation, row.delivered.stream, row.delivered.seq)
             self._own_moved(moved)
         self._emit(ev.ConversationChanged(conversation))
-
-
-def _ends(conversation: str) -> dict[str, int]:
-    return {"to" if conversation[0] == "u" else "group": int(conversation[1:])}

@@ -7,6 +7,9 @@ the position is acknowledged: after a crash at any moment the reader asks for wh
 WAL with `synchronous=NORMAL`: a power failure may take back the newest transactions whole, which is a crash a moment
 earlier. A transaction takes some 50 µs, so it is done in the loop, once for what one read from the socket brought.
 
+With a local history (`keep_sealed`) the messages here are sealed too, and the mark up to which that history has them is
+written in the same transaction, after they are in it: the reader's state is never ahead of it.
+
 `Store(":memory:")` forgets all with the process: for tools and tests.
 """
 
@@ -22,6 +25,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from chat import protocol
+from chat.client.local.keys import Box
 from chat.client.outbox import NOTHING, Changes, Entry
 from chat.errors import SetupError
 from chat.ordering import ReaderState, StreamKey
@@ -81,6 +85,8 @@ class Store:
         if isinstance(path, Path):
             path.chmod(0o600)  # it holds the token
         self._since_prune = 0
+        self._box: Box | None = None
+        self._mark = self.get("history")
         self._entries = msgspec.json.Decoder(Entry)
 
     @property
@@ -123,17 +129,18 @@ class Store:
         messages: Sequence[tuple[str, Message]],
         changes: Mapping[str, ReaderState],
         resets: Mapping[str, ReaderState],
+        mark: str | None = None,
     ) -> list[Kept]:
         """One transaction: `messages` with their timelines; of the readers `changes` (the expected seqs that moved) and
-        `resets` (all that is known; they rest from now on). Returns those messages that were not here before, with their
-        numbers."""
+        `resets` (all that is known; they rest from now on). `mark`: of the local history that has them, None: none.
+        Returns those messages that were not here before, with their numbers."""
         new: list[Kept] = []
         with self._transaction():
             for timeline, message in messages:
                 if message.kind in protocol.STATE_KINDS:
                     new.append(Kept(0, timeline, message))
                     continue
-                row = self._db.execute(_INSERT, _row(timeline, message)).fetchone()
+                row = self._db.execute(_INSERT, _row(timeline, message, self._box)).fetchone()
                 if row:
                     new.append(Kept(row[0], timeline, message))
             self._db.executemany("DELETE FROM expected WHERE timeline = ?", [(t,) for t in resets])
@@ -146,23 +153,67 @@ class Store:
                 "INSERT OR REPLACE INTO expected VALUES (?, ?, ?, ?, ?)",
                 [(t, *key, following) for t, s in states.items() for key, following in s.expected.items()],
             )
+            if mark != self._mark:
+                self.put("history", mark)
             self._since_prune += len(messages)
             if self._since_prune >= _PRUNE_EVERY:
                 self._since_prune = 0
                 self._db.execute("DELETE FROM messages WHERE number <= (SELECT MAX(number) FROM messages) - ?", (KEEP,))
+        self._mark = mark
         return new
 
     def received_after(self, number: int) -> list[Kept]:
-        """Messages with a greater number, in the order received."""
-        rows = self._db.execute("SELECT number, timeline, body FROM messages WHERE number > ? ORDER BY number", (number,))
-        return [Kept(n, timeline, protocol.decode_message(body)) for n, timeline, body in rows]
+        """Messages with a greater number, in the order received; without those that are sealed to this run."""
+        rows = self._db.execute(
+            "SELECT number, timeline, pos, body FROM messages WHERE number > ? ORDER BY number", (number,)
+        )
+        return [Kept(n, timeline, m) for n, timeline, pos, body in rows if (m := self._opened(timeline, pos, body))]
+
+    def sealed_after(self, number: int) -> int:
+        """How many of those are sealed, where the key is not here."""
+        if self._box:
+            return 0
+        (count,) = self._db.execute(
+            "SELECT COUNT(*) FROM messages WHERE number > ? AND substr(body, 1, 1) = ?", (number, Box.MARK)
+        ).fetchone()
+        return int(count)
 
     def newest(self, conversation: str, limit: int) -> list[Message]:
         """The newest of a conversation, oldest first, in display order."""
         rows = self._db.execute(
-            "SELECT body FROM messages WHERE conversation = ? ORDER BY sent_at DESC, pos DESC LIMIT ?", (conversation, limit)
+            "SELECT timeline, pos, body FROM messages WHERE conversation = ? ORDER BY sent_at DESC, pos DESC LIMIT ?",
+            (conversation, limit),
         )
-        return [protocol.decode_message(body) for (body,) in rows][::-1]
+        return [m for row in rows if (m := self._opened(*row))][::-1]
+
+    # -------------------------------------------------------------- sealed
+
+    def keep_sealed(self, box: Box) -> None:
+        """From now on messages are sealed with `box`."""
+        self._box = box
+        self._db.execute("PRAGMA secure_delete=ON")
+
+    def clear(self, limit: int) -> list[Kept]:
+        """Messages that are not sealed, the oldest first."""
+        rows = self._db.execute(
+            "SELECT number, timeline, body FROM messages WHERE substr(body, 1, 1) = ? ORDER BY number LIMIT ?", (b"{", limit)
+        )
+        return [Kept(n, timeline, protocol.decode_message(body)) for n, timeline, body in rows]
+
+    def seal(self, kept: Sequence[Kept]) -> None:
+        """Seal these, and leave nothing of them in the file."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE messages SET body = ? WHERE number = ?",
+                [(_row(k.timeline, k.message, self._box)[-1], k.number) for k in kept],
+            )
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _opened(self, timeline: str, pos: int, body: bytes) -> Message | None:
+        if not body.startswith(Box.MARK):
+            return protocol.decode_message(body)
+        text = self._box.open(body, _about(timeline, pos)) if self._box else None
+        return None if text is None else protocol.decode_message(text)
 
     # -------------------------------------------------------------- outbox
 
@@ -201,10 +252,16 @@ def path_of(folder: Path, server: str, name: str) -> Path:
     return folder / safe / f"{name}.sqlite"
 
 
-def _row(timeline: str, message: Message) -> tuple[object, ...]:
+def _about(timeline: str, pos: object) -> bytes:
+    return f"{timeline} {pos}".encode()
+
+
+def _row(timeline: str, message: Message, box: Box | None) -> tuple[object, ...]:
     text = message.kind == "text"
     # Without a stream the position is what is unique: kinds other than text come once by their chain.
     stream, seq = (message.stream, message.seq) if text else (-1, message.pos)
     conversation = conversation_of(timeline, message.sender, message.to, message.group)
     body = protocol.encode(message)
+    if box:
+        body = box.seal(body, _about(timeline, message.pos))
     return timeline, conversation, message.sender, stream, seq, message.pos, message.sent_at, body

@@ -2,6 +2,9 @@
 
 A line is written once: what was received is numbered in the store, and the number of the last line written is kept there
 too, so that a restart begins with what came in after it.
+
+With a local history a conversation is shown from the disk at once, also off line; what the server has and this device
+lacks is written when it has come.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import time
 from collections import deque
 from contextlib import suppress
 from typing import Final
+
+import trio
 
 from chat.client import events as ev
 from chat.client.connection import ConnectionLost, RequestTimeout
@@ -22,6 +27,10 @@ from chat.protocol import Message
 from chat.records import conversation_of
 
 FAILED_KEPT: Final = 100
+OPENED: Final = 10  # lines of a conversation that is opened
+LISTED: Final = 20  # conversations shown before the server answers
+FOUND: Final = 50  # lines of a search
+ON_SCREEN: Final = 2_000  # messages written lately: they are not written again by what comes later
 
 
 class Usage(Exception):
@@ -36,16 +45,21 @@ class Talk:
         self.failures = 0  # commands and messages
         self._newest: dict[str, Entry] = {}  # own message by conversation
         self._mark = ""
+        self._on_screen: dict[tuple[object, ...], None] = {}
+        self._lacking = trio.Event()  # the current conversation may lack what the server has
 
     # -------------------------------------------------------------- events
 
     async def follow(self) -> None:
         """Write what happens, until the client has ended."""
-        await self._unwritten()
-        self.refresh()
-        async for event in self.client.events():
-            await self._event(event)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fill)
+            await self._unwritten()
             self.refresh()
+            async for event in self.client.events():
+                await self._event(event)
+                self.refresh()
+            nursery.cancel_scope.cancel()
 
     async def _unwritten(self) -> None:
         """What an earlier run received and did not come to write."""
@@ -53,6 +67,8 @@ class Talk:
         for number, timeline, message in self.client.store.received_after(written):
             conversation = conversation_of(timeline, message.sender, message.to, message.group)
             await self._message(ev.MessageShown(conversation, message, timeline, number, None))
+        if sealed := self.client.store.sealed_after(written):
+            self.note(f"{sealed} messages of an earlier run lie sealed in the local history: start with its password")
 
     async def _event(self, event: ev.Event) -> None:
         if isinstance(event, ev.MessageShown):
@@ -62,9 +78,12 @@ class Talk:
         elif isinstance(event, ev.PresenceChanged):
             for user, online in event.users.items():
                 self.note(f"{await self.client.user_name(user)} is {'on line' if online else 'off line'}")
+        elif isinstance(event, ev.LocalHistorySaid):
+            self.note(f"local history: {clean(event.text)}")
         elif isinstance(event, ev.StartedOver):
             self.note("away for long: what was missed here is in /history")
         elif isinstance(event, ev.Connected):
+            self._lacking.set()
             if self.screen.interactive:
                 self.note(f"connected to {event.edge}{' again' if event.again else ''}")
         elif isinstance(event, ev.Disconnected):
@@ -75,21 +94,20 @@ class Talk:
 
     async def _message(self, event: ev.MessageShown) -> None:
         message = event.message
-        if message.kind != "text":
-            text = await self.notice(event.conversation, message)
-            if text:
-                self.note(text, message.sent_at)
-        elif event.entry is None:  # the own ones are written when they are accepted
-            self.screen.write(await self.line(event.conversation, message))
-            if event.conversation == self.current and message.sender != self.client.user:
-                self.client.mark_read(event.conversation)
+        # the own ones are written when they are accepted
+        if event.entry is None and self._new(event.conversation, message):
+            await self._write(event.conversation, message)
+        seen = message.kind == "text" and event.conversation == self.current
+        if seen and message.sender != self.client.user:
+            self.client.mark_read(event.conversation)
         self.client.store.put("written", str(event.number))
 
     async def _own(self, event: ev.EntryChanged) -> None:
         entry, name = event.entry, await self.title(event.entry.conversation)
         if event.state == "accepted":
             self._newest[entry.conversation] = entry
-            self.screen.write(self._own_line(entry, name, MARKS["accepted"]))
+            if self._first((entry.conversation, self.client.user, entry.stream, entry.seq)) or not self.screen.interactive:
+                self.screen.write(self._own_line(entry, name, MARKS["accepted"]))
         elif event.state == "failed":
             self.failed.append(entry)
             self.failures += 1
@@ -101,6 +119,25 @@ class Talk:
                 self.note(f"{MARKS[event.state]} {name}: {clean(entry.text)}")
 
     # -------------------------------------------------------------- lines
+
+    def _new(self, conversation: str, message: Message) -> bool:
+        """Not written by this run, as far as it is remembered; it counts as written now."""
+        which = (message.stream, message.seq) if message.kind == "text" else (message.kind, message.pos)
+        return self._first((conversation, message.sender, *which))
+
+    def _first(self, which: tuple[object, ...]) -> bool:
+        if which in self._on_screen:
+            return False
+        self._on_screen[which] = None
+        if len(self._on_screen) > ON_SCREEN:
+            del self._on_screen[next(iter(self._on_screen))]
+        return True
+
+    async def _write(self, conversation: str, message: Message) -> None:
+        if message.kind == "text":
+            self.screen.write(await self.line(conversation, message))
+        elif text := await self.notice(conversation, message):
+            self.note(text, message.sent_at)
 
     async def line(self, conversation: str, message: Message) -> str:
         """A message of kind text as a line."""
@@ -198,14 +235,35 @@ class Talk:
         self.current = await self.resolve(target)
         self._mark = ""
         if self.screen.interactive:
-            await self.history(self.current, 10)
+            await self.history(self.current, OPENED, wait=self.client.shelf is None)
         self.client.mark_read(self.current)
+
+    async def begin(self, target: str | None) -> None:
+        """Before the server answers: what is on the disk of the conversation, or the list of all."""
+        client = self.client
+        if target is None:
+            for conversation in (await client.local_conversations())[:LISTED]:
+                for message in (await client.local(conversation, 1)).messages:
+                    await self._write(conversation, message)
+        elif known := self._known(target):
+            self.current = known
+            await self.history(known, OPENED, wait=False)
+            self.refresh()
+
+    def _known(self, target: str) -> str | None:
+        """`bob`, `#tea` or `#7` by the names that this device has; None where it has none, or several."""
+        wanted = target[1:] if target.startswith("#") else target
+        kind = "g" if target.startswith("#") else "u"
+        found = [k for k, name in self.client.names.items() if k[0] == kind and (name == wanted or k == f"g{wanted}")]
+        return found[0] if len(found) == 1 else None
 
     async def resolve(self, target: str) -> str:
         """`bob`, `#tea` or `#7` as a conversation. Raises Usage, ChatError `not_found`."""
         if not target.startswith("#"):
             return f"u{await self.client.find_user(target)}"
         wanted = target[1:]
+        if not self.client.connected and (known := self._known(target)):
+            return known
         groups = await self.client.groups()
         found = [g.group for g in groups if wanted in (g.name, str(g.group))]
         if len(found) > 1:
@@ -215,14 +273,43 @@ class Talk:
             raise Usage(f"you are in no group {target}; /groups shows yours, /join NUMBER goes into one")
         return f"g{found[0]}"
 
-    async def history(self, conversation: str, limit: int) -> None:
-        """Write the newest lines of a conversation."""
-        page = await self.client.history(conversation, limit)
+    async def history(self, conversation: str, limit: int, *, wait: bool = True) -> None:
+        """Write the newest lines of a conversation. `wait`: also for the server; else what is on the disk, and what it
+        lacks is written when it has come."""
+        page = await (self.client.past(conversation, limit) if wait else self.client.local(conversation, limit))
         for message in reversed(page.messages):
-            if message.kind == "text":
-                self.screen.write(await self.line(conversation, message))
-            elif text := await self.notice(conversation, message):
-                self.note(text, message.sent_at)
+            self._new(conversation, message)
+            await self._write(conversation, message)
+        if not wait:
+            self._lacking.set()
+        elif not page.whole and not self.client.connected:
+            self.note("not connected: this is what lies on this device")
+
+    async def _fill(self) -> None:
+        """Write what the server has of the current conversation and the screen lacks."""
+        while True:
+            await self._lacking.wait()
+            self._lacking = trio.Event()
+            conversation = self.current
+            if conversation is None or self.client.shelf is None or not self.screen.interactive:
+                continue
+            with suppress(ChatError, RequestTimeout, ConnectionLost, LoggedOut):  # the next connection tries again
+                page = await self.client.past(conversation, OPENED)
+                for message in reversed(page.messages):
+                    if self._new(conversation, message):
+                        await self._write(conversation, message)
+                self.client.mark_read(conversation)
+                self.refresh()
+
+    async def find(self, text: str, conversation: str | None) -> None:
+        """Write what is on the disk with `text` in it, the newest last."""
+        lines: list[str] = []
+        async for hit in self.client.find(text, conversation):
+            if len(lines) == FOUND:
+                lines.append(f"the newest {FOUND}; a longer text finds fewer")
+                break
+            lines.append(await self.line(hit.conversation, hit.message))
+        self.screen.write(*(reversed(lines) if lines else ["nothing on this device"]))
 
     # -------------------------------------------------------------- the end of input
 

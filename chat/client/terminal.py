@@ -16,6 +16,8 @@ import click
 import trio
 
 from chat.client.commands import typed
+from chat.client.local.history import LocalHistory
+from chat.client.local.keys import FILE, WrongPassword
 from chat.client.screen import PlainScreen, Screen, TerminalScreen
 from chat.client.sdk import Client, LoggedOut
 from chat.client.store import Store, path_of
@@ -50,23 +52,34 @@ def _state_folder() -> Path:
 @click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False), help="Where this device keeps what it must not forget."
 )
+@click.option(
+    "--history/--no-history", "keep", envvar="CHAT_LOCAL_HISTORY", default=True, show_default=True,
+    help="Keep what is said on this device, sealed with the password.",
+)  # fmt: skip
 @click.option("--plain", is_flag=True, help="Plain lines even on a terminal.")
 @click.option("--wait", default=30.0, show_default=True, help="In a pipe: seconds to wait for the last to be accepted.")
 def talk(  # noqa: PLR0917  # click gives them by name
-    name: str, server: str, password_file: Path | None, register: bool, target: str | None, state: Path | None, plain: bool,
-    wait: float,
+    name: str, server: str, password_file: Path | None, register: bool, target: str | None, state: Path | None, keep: bool,
+    plain: bool, wait: float,
 ) -> int:  # fmt: skip
     """Chat as NAME. Type lines, or commands: /help.
 
-    The password is taken from CHAT_PASSWORD, from --password-file, or asked for; later starts use the token kept in the
-    state folder. Exit code: 0 all is accepted, 1 something failed, 2 usage, 3 the server was not reached.
+    The password is taken from CHAT_PASSWORD, from --password-file, or asked for. Later starts log in with the token kept in
+    the state folder; the password then opens the local history. Exit code: 0 all is accepted, 1 something failed, 2 usage,
+    3 the server was not reached.
     """
     servers = addresses(server)
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not plain
-    store = Store(path_of(state or _state_folder(), servers[0], name))
+    path = path_of(state or _state_folder(), servers[0], name)
+    store, history = Store(path), None
     try:
-        password, register = _credentials(store, name, password_file, register)
-        client = Client(servers, name, store, password=password, register=register, label="chat talk")
+        folder = path.with_suffix(".history")
+        password, register = _credentials(store, name, password_file, register, folder if keep else None)
+        if keep and password is not None:
+            history = _open(folder, password)
+        elif keep:
+            _complain("no password, so the local history stays closed (CHAT_PASSWORD or --password-file opens it)")
+        client = Client(servers, name, store, password=password, register=register, label="chat talk", history=history)
         with ExitStack() as stack:
             colours = not os.environ.get("NO_COLOR")
             screen: Screen = (
@@ -77,6 +90,8 @@ def talk(  # noqa: PLR0917  # click gives them by name
             code = trio.run(_talk, client, screen, target, wait)
     finally:
         store.close()
+        if history is not None:
+            history.close()
     if client.finished and client.finished.code != Goodbye.ASKED:
         _complain(client.finished.reason)
     elif code == UNREACHABLE:
@@ -84,12 +99,21 @@ def talk(  # noqa: PLR0917  # click gives them by name
     return code
 
 
-def _credentials(store: Store, name: str, file: Path | None, register: bool) -> tuple[str | None, bool]:
-    """The password, None where the token is enough; and whether to register."""
+def _credentials(
+    store: Store, name: str, file: Path | None, register: bool, history: Path | None
+) -> tuple[str | None, bool]:
+    """The password, None where the token is enough; and whether to register. `history`: a folder that it opens too."""
     password = os.environ.get("CHAT_PASSWORD") or None
     if file is not None:
         password = file.read_text().partition("\n")[0].rstrip("\r")
-    if password is not None or (store.get("token") is not None and not register):
+    if password is not None:
+        return password, register
+    if store.get("token") is not None and not register:
+        if history is None or not sys.stdin.isatty():
+            return None, register
+        password = getpass.getpass(f"Password of {name}, for the local history (empty: without): ") or None
+        if password and not (history / FILE).exists() and getpass.getpass("Once more: ") != password:
+            raise click.UsageError("the two passwords differ")
         return password, register
     if not sys.stdin.isatty():
         hint = "CHAT_PASSWORD or --password-file; --register makes the account"
@@ -101,6 +125,24 @@ def _credentials(store: Store, name: str, file: Path | None, register: bool) -> 
     if register and getpass.getpass("Once more: ") != password:
         raise click.UsageError("the two passwords differ")
     return password, register
+
+
+def _open(folder: Path, password: str) -> LocalHistory:
+    """Raises SetupError, click.UsageError."""
+    try:
+        return LocalHistory.open(folder, password)
+    except WrongPassword as error:
+        if not sys.stdin.isatty():
+            raise click.UsageError(
+                f"{error}. On a terminal the earlier one can be given; --no-history goes on without."
+            ) from None
+        _complain(str(error))
+    earlier = getpass.getpass("The earlier password: ")
+    history = LocalHistory.open(folder, earlier)
+    if input("Seal it with the new password from now on? [Y/n] ").strip().lower().startswith("n"):
+        return history
+    history.change_password(earlier, password)
+    return history
 
 
 def _complain(text: str) -> None:
@@ -165,8 +207,10 @@ async def _converse(talk: Talk, target: str | None, wait: float) -> int:
 
 async def _begin(talk: Talk, target: str | None) -> None:
     with suppress(LoggedOut):
+        if talk.screen.interactive:
+            await talk.begin(target)
         await talk.client.wait_connected()
-        if target:
+        if target and talk.current is None:
             await typed(talk, f"/to {target}")
-        elif talk.screen.interactive:
+        elif talk.screen.interactive and not target:
             await typed(talk, "/list")

@@ -2,9 +2,11 @@
 
 What one read from the socket brings is offered with `delivery` and ended with `settle`, in which
 
-    1. messages to show and the readers' new states are stored, in one transaction;
-    2. the messages are shown;
-    3. `ack` is due (coalesced, `ACK_EVERY` seconds apart), `sync` and `fetch` are asked.
+    1. `sync` and `fetch` are asked;
+    2. with a local history, the messages go to its `Journal`, and what follows waits until they are on the disk;
+    3. the messages and the readers' new states are stored, in one transaction;
+    4. the messages are shown;
+    5. `ack` is due (coalesced, `ACK_EVERY` seconds apart).
 
 A group's reader begins when the user's own timeline, the log-in or a `resync` says that he is a member. It ends by the own
 timeline alone: the list of the log-in may be older than what is known from there. What was said before he left is still
@@ -14,13 +16,14 @@ read, then the reader rests; who comes back begins fresh, from what he knows, si
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import trio
 
 from chat import protocol
 from chat.client.connection import Connection, ConnectionLost, RequestTimeout
+from chat.client.local.journal import Journal
 from chat.client.store import Kept, Store
 from chat.errors import ChatError
 from chat.ordering import (
@@ -35,23 +38,48 @@ from chat.ordering import (
     TimelineReader,
 )
 from chat.protocol import Message
-from chat.records import group_timeline, user_timeline
+from chat.records import conversation_of, group_timeline, user_timeline
 
 ACK_EVERY: Final = 0.1  # seconds
 PAGE: Final = 500  # messages in one answer to sync
 
 
+class Batch(NamedTuple):
+    """What one `settle` found: on its way to the disk, then to the screen. `shown`: timelines and messages."""
+
+    shown: Sequence[tuple[str, Message]]
+    changes: Mapping[str, ReaderState]
+    resets: Mapping[str, ReaderState]
+    effects: Sequence[Acknowledge | StartOver]
+    connection: Connection | None
+
+    @property
+    def items(self) -> list[tuple[str, Message]]:
+        """With their conversations."""
+        return [
+            (conversation_of(t, m.sender, m.to, m.group), m) for t, m in self.shown if m.kind not in protocol.STATE_KINDS
+        ]
+
+    @property
+    def started_over(self) -> list[str]:
+        return [e.timeline for e in self.effects if isinstance(e, StartOver)]
+
+
 class Timelines:
-    """`show` gets what is new, after it is stored; `start_over` the timelines of which too much was missed."""
+    """`show` gets what is new, after it is stored; `start_over` the timelines of which too much was missed. `journal`: of
+    the local history, whose owner hands to `committed` what it has written."""
 
     def __init__(
-        self, store: Store, me: int, show: Callable[[Sequence[Kept]], None], start_over: Callable[[str], None]
-    ) -> None:
+        self, store: Store, me: int, show: Callable[[Sequence[Kept]], None], start_over: Callable[[str], None],
+        *, journal: Journal | None = None, mark: Callable[[], str | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.me = me
         self.own = user_timeline(me)
         self._store = store
         self._show = show
         self._start_over = start_over
+        self._journal = journal
+        self._mark = mark
         self._stored, self._active = store.readers()
         self._readers: dict[str, TimelineReader] = {}
         self._leaving: set[str] = set()  # left, but not yet read to the end
@@ -71,8 +99,9 @@ class Timelines:
 
     @property
     def caught_up(self) -> bool:
-        """Every timeline has been read to its end since the log-in."""
-        return self._connection is not None and self._readers.keys() <= self._complete
+        """Every timeline has been read to its end since the log-in, and all of it was shown."""
+        written = self._journal is None or self._journal.idle
+        return self._connection is not None and self._readers.keys() <= self._complete and written
 
     # -------------------------------------------------------------- connection
 
@@ -134,18 +163,33 @@ class Timelines:
             changes = {t: self._readers[t].changes() for t in self._touched if t in self._readers}
             self._touched.clear()
             resting, self._resting = self._resting, {}
-            self._show(self._store.record(shown, changes, resting))
+            later = [e for e in effects if isinstance(e, Acknowledge | StartOver)]
+            batch = Batch(shown, changes, resting, later, self._connection)
             for effect in effects:
-                self._carry_out(effect)
+                self._ask(effect)
+            if self._journal is None:
+                self._commit(batch)
+            else:
+                self._journal.put(batch)
         self._tick_moved.set()
 
-    def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, Acknowledge):
-            self._acks[effect.timeline] = effect.pos
-            self._ack_due.set()
-        elif isinstance(effect, StartOver):
-            self._start_over(effect.timeline)
-        elif isinstance(effect, Reconnect) and self._connection:
+    def committed(self, batches: Sequence[Batch]) -> None:
+        """These are in the local history."""
+        for batch in batches:
+            self._commit(batch)
+        self.settle()
+
+    def _commit(self, batch: Batch) -> None:
+        self._show(self._store.record(batch.shown, batch.changes, batch.resets, self._mark()))
+        for effect in batch.effects:
+            if isinstance(effect, StartOver):
+                self._start_over(effect.timeline)
+            elif batch.connection is self._connection:
+                self._acks[effect.timeline] = effect.pos
+                self._ack_due.set()
+
+    def _ask(self, effect: Effect) -> None:
+        if isinstance(effect, Reconnect) and self._connection:
             self._connection.abort(effect.reason)
         elif isinstance(effect, AskSync) and self._nursery and self._connection:
             self._nursery.start_soon(self._sync, effect, self._connection, self._readers.get(effect.timeline))
