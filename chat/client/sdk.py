@@ -76,6 +76,8 @@ class Client(Past):
         super().__init__(store, history)
         self.name = name
         self.user = int(store.get("user") or 0)
+        if self.user:
+            self.names[f"u{self.user}"] = name
         self.edge = ""
         self.online: dict[int, bool] = {}
         self.conversations = Conversations(self.user)

@@ -33,6 +33,10 @@ from chat.protocol import Message
 from chat.records import conversation_of
 
 KEEP: Final = 10_000  # received messages
+#: Milliseconds, by `sent_at`, that a stream may rest behind the newest of its timeline before its expected seq is forgotten.
+#: A server refuses a stream that was not written for 30 days (`stream_days`); one that is forgotten and still goes on would
+#: be read again from its beginning.
+STREAMS_KEPT: Final = 400 * 86_400_000
 _PRUNE_EVERY: Final = 500
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,7 +44,7 @@ CREATE TABLE IF NOT EXISTS readers (
     timeline TEXT PRIMARY KEY, known INTEGER NOT NULL, fresh INTEGER NOT NULL, active INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS expected (
-    timeline TEXT, sender INTEGER, conversation TEXT, stream INTEGER, next INTEGER NOT NULL,
+    timeline TEXT, sender INTEGER, conversation TEXT, stream INTEGER, next INTEGER NOT NULL, at INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (timeline, sender, conversation, stream)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY, entry BLOB NOT NULL);
@@ -56,6 +60,19 @@ CREATE TABLE IF NOT EXISTS names (id TEXT PRIMARY KEY, name TEXT NOT NULL) WITHO
 _INSERT: Final = """
 INSERT INTO messages (timeline, conversation, sender, stream, seq, pos, sent_at, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (timeline, sender, conversation, stream, seq) DO NOTHING RETURNING number
+"""
+_EXPECT: Final = """
+INSERT INTO expected (timeline, sender, conversation, stream, next, at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (timeline, sender, conversation, stream) DO UPDATE SET next = excluded.next, at = MAX(at, excluded.at)
+"""
+_DATE: Final = """
+UPDATE expected SET at = MAX(
+    COALESCE((SELECT MAX(sent_at) FROM messages WHERE messages.timeline = expected.timeline), 0),
+    COALESCE((SELECT MAX(at) FROM expected AS newest WHERE newest.timeline = expected.timeline), 0)
+) WHERE at = 0
+"""
+_FORGET: Final = """
+DELETE FROM expected WHERE at < (SELECT MAX(at) FROM expected AS newest WHERE newest.timeline = expected.timeline) - ?
 """
 
 
@@ -79,6 +96,8 @@ class Store:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
             with self._transaction():
+                self._date_streams()
+                self._db.execute(_FORGET, (STREAMS_KEPT,))
                 self._db.execute("INSERT OR IGNORE INTO facts VALUES ('device', ?)", (secrets.token_hex(10),))
         except sqlite3.Error as error:
             raise SetupError(f"{path}: {error}. Is another client of this account running? Use another --state.") from None
@@ -118,7 +137,9 @@ class Store:
     def readers(self) -> tuple[dict[str, ReaderState], set[str]]:
         """The state of each, and which are at work: the others rest."""
         expected: dict[str, dict[StreamKey, int]] = {}
-        for timeline, sender, conversation, stream, following in self._db.execute("SELECT * FROM expected"):
+        for timeline, sender, conversation, stream, following in self._db.execute(
+            "SELECT timeline, sender, conversation, stream, next FROM expected"
+        ):
             expected.setdefault(timeline, {})[sender, conversation, stream] = following
         rows = self._db.execute("SELECT timeline, known, fresh, active FROM readers").fetchall()
         states = {t: ReaderState(known, expected.get(t, {}), bool(fresh)) for t, known, fresh, _ in rows}
@@ -149,9 +170,12 @@ class Store:
                 "INSERT OR REPLACE INTO readers VALUES (?, ?, ?, ?)",
                 [(t, s.known, s.fresh, t not in resets) for t, s in states.items()],
             )
+            newest: dict[str, int] = {}
+            for timeline, message in messages:
+                newest[timeline] = max(newest.get(timeline, 0), message.sent_at)
             self._db.executemany(
-                "INSERT OR REPLACE INTO expected VALUES (?, ?, ?, ?, ?)",
-                [(t, *key, following) for t, s in states.items() for key, following in s.expected.items()],
+                _EXPECT,
+                [(t, *key, n, newest.get(t, 0)) for t, s in states.items() for key, n in s.expected.items()],
             )
             if mark != self._mark:
                 self.put("history", mark)
@@ -231,6 +255,12 @@ class Store:
             )
 
     # -------------------------------------------------------------- bits
+
+    def _date_streams(self) -> None:
+        """A stream that is known from heads alone, or from an earlier version, counts as written when its timeline was."""
+        if not any(row[1] == "at" for row in self._db.execute("PRAGMA table_info(expected)")):
+            self._db.execute("ALTER TABLE expected ADD COLUMN at INTEGER NOT NULL DEFAULT 0")
+        self._db.execute(_DATE)
 
     def close(self) -> None:
         self._db.close()

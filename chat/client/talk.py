@@ -21,7 +21,7 @@ from chat.client.connection import ConnectionLost, RequestTimeout
 from chat.client.outbox import Entry
 from chat.client.screen import Screen
 from chat.client.sdk import Client, LoggedOut
-from chat.client.text import MARKS, clean, clock, colour, cut
+from chat.client.text import MARKS, clean, clock, colour, cut, pad
 from chat.errors import ChatError
 from chat.protocol import Message
 from chat.records import conversation_of
@@ -133,29 +133,29 @@ class Talk:
             del self._on_screen[next(iter(self._on_screen))]
         return True
 
-    async def _write(self, conversation: str, message: Message) -> None:
+    async def _write(self, conversation: str, message: Message, ask: bool = True) -> None:
         if message.kind == "text":
-            self.screen.write(await self.line(conversation, message))
-        elif text := await self.notice(conversation, message):
+            self.screen.write(await self.line(conversation, message, ask))
+        elif text := await self.notice(conversation, message, ask):
             self.note(text, message.sent_at)
 
-    async def line(self, conversation: str, message: Message) -> str:
-        """A message of kind text as a line."""
+    async def line(self, conversation: str, message: Message, ask: bool = True) -> str:
+        """A message of kind text as a line. `ask`: the server too for names that are not known here."""
         text = clean(message.text) if isinstance(message.text, str) else ""
         at = colour(f"[{clock(message.sent_at)}]", "dim", self.screen.colours)
         mine = message.sender == self.client.user
-        title = await self.title(conversation)
+        title = await self.title(conversation, ask)
         if mine:
             return f"{at} → {title}: {text}"
-        sender = colour(clean(await self.client.user_name(message.sender)), "cyan", self.screen.colours)
+        sender = colour(await self._name(message.sender, ask), "cyan", self.screen.colours)
         return f"{at} {sender}: {text}" if conversation[0] == "u" else f"{at} {title} {sender}: {text}"
 
-    async def notice(self, conversation: str, message: Message) -> str:
+    async def notice(self, conversation: str, message: Message, ask: bool = True) -> str:
         """What a message of another kind says; empty where it needs no words."""
         me = self.client.user
         extra = message.extra if isinstance(message.extra, dict) else {}
-        who = clean(await self.client.user_name(message.sender))
-        other = clean(await self.client.user_name(message.to)) if message.to else ""
+        who = await self._name(message.sender, ask)
+        other = await self._name(message.to, ask) if message.to else ""
         text = f": {clean(message.text)}" if isinstance(message.text, str) and message.text else ""
         match message.kind:
             case "friend_request":
@@ -171,10 +171,10 @@ class Talk:
             case "group_invited":
                 return f"{who} invites you to {clean(str(extra.get('name', '')))} (/join {extra.get('group')})"
             case "group_joined" | "group_left" | "group_removed":
-                return await self._membership(conversation, message, extra)
+                return await self._membership(message, extra, ask)
         return ""
 
-    async def _membership(self, conversation: str, message: Message, extra: dict[str, object]) -> str:
+    async def _membership(self, message: Message, extra: dict[str, object], ask: bool) -> str:
         group, user = extra.get("group"), extra.get("user")
         if not isinstance(group, int) or not isinstance(user, int):
             return ""
@@ -182,18 +182,21 @@ class Talk:
         if own == (message.group is not None):
             return ""  # of two records of one event, one is told: the own one to him, the group's to the others
         verb = {"group_joined": "came into", "group_left": "left", "group_removed": "removed from"}[message.kind]
-        who = "you" if own else clean(str(extra.get("name") or await self.client.user_name(user)))
-        return f"{who} {'were ' if own and verb[0] == 'r' else ''}{verb} {await self.title(f'g{group}')}"
+        who = "you" if own else clean(str(extra.get("name") or await self._name(user, ask)))
+        return f"{who} {'were ' if own and verb[0] == 'r' else ''}{verb} {await self.title(f'g{group}', ask)}"
 
     def _own_line(self, entry: Entry, name: str, mark: str) -> str:
         at = colour(f"[{clock(entry.created)}]", "dim", self.screen.colours)
         return f"{at} → {name}: {clean(entry.text)}  {mark}"
 
-    async def title(self, conversation: str) -> str:
+    async def _name(self, user: int, ask: bool) -> str:
+        return clean(await self.client.user_name(user) if ask else self.client.name_of(f"u{user}"))
+
+    async def title(self, conversation: str, ask: bool = True) -> str:
         """`bob` or `#tea`."""
         if conversation[0] == "u":
-            return clean(await self.client.user_name(int(conversation[1:])))
-        if conversation not in self.client.names and self.client.connected:
+            return await self._name(int(conversation[1:]), ask)
+        if conversation not in self.client.names and self.client.connected and ask:
             with suppress(ChatError, RequestTimeout, ConnectionLost, LoggedOut):  # then it is called by its number
                 await self.client.groups()
         name = clean(self.client.names.get(conversation, ""))
@@ -244,7 +247,9 @@ class Talk:
         if target is None:
             for conversation in (await client.local_conversations())[:LISTED]:
                 for message in (await client.local(conversation, 1)).messages:
-                    await self._write(conversation, message)
+                    if isinstance(message.text, str):
+                        title = pad(await self.title(conversation, ask=False), 20)
+                        self.screen.write(f"{title} [{clock(message.sent_at)}] {clean(message.text)}")
         elif known := self._known(target):
             self.current = known
             await self.history(known, OPENED, wait=False)
@@ -279,7 +284,7 @@ class Talk:
         page = await (self.client.past(conversation, limit) if wait else self.client.local(conversation, limit))
         for message in reversed(page.messages):
             self._new(conversation, message)
-            await self._write(conversation, message)
+            await self._write(conversation, message, ask=wait or self.client.connected)
         if not wait:
             self._lacking.set()
         elif not page.whole and not self.client.connected:
@@ -308,7 +313,7 @@ class Talk:
             if len(lines) == FOUND:
                 lines.append(f"the newest {FOUND}; a longer text finds fewer")
                 break
-            lines.append(await self.line(hit.conversation, hit.message))
+            lines.append(await self.line(hit.conversation, hit.message, self.client.connected))
         self.screen.write(*(reversed(lines) if lines else ["nothing on this device"]))
 
     # -------------------------------------------------------------- the end of input

@@ -21,7 +21,7 @@ from chat.client.store import Store
 from chat.client.talk import Talk
 from tests.fakes.edge import FakeEdge
 from tests.unit.client.test_sdk import Device, running
-from tests.unit.client.test_terminal import Recorder, typed, until
+from tests.unit.client.test_terminal import Recorder, terminal, typed, until
 
 CHEAP = Cost(1, 64, 1)
 
@@ -318,3 +318,25 @@ async def test_the_screen_writes_once_what_the_server_lists_first(tmp_path: Path
                 await until(lambda: client.caught_up and client.all_taken())
                 assert lines(screen) == ["alice: 0", "alice: 1", "alice: 2", "alice: 3", "→ alice: mine  ✓"]
                 nursery.cancel_scope.cancel()
+
+
+def at_a_terminal(address: str, folder: Path, begin: list[str], see: list[str], then: str) -> None:
+    command = ["-m", "chat", "talk", "alice", "--server", address, "--state", str(folder), *begin]
+    with terminal(False, 0, *command) as screen:
+        for part in see:
+            screen.see(part)
+        screen.type(then)
+
+
+async def test_at_a_terminal_what_was_said_is_there_off_line(tmp_path: Path):
+    async with FakeEdge.serving() as edge:
+        with trio.fail_after(60):
+            first = (["--register", "--to", "alice"], ["alice> "], "a note\rand 中文\r/quit\r")
+            await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *first)
+            again = (["--to", "alice"], ["a note", "and 中文"], "/quit\r")  # what was sent last may come back only now
+            await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *again)
+            edge.accept = False
+            off_line = (["--to", "alice"], ["a note", "and 中文", "not connected", "alice> "], "/quit\r")
+            await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *off_line)
+            listed = ([], ["alice", "and 中文", "not connected"], "/quit\r")
+            await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *listed)

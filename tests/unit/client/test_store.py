@@ -83,6 +83,34 @@ def test_a_reset_forgets_the_streams():
     assert store.readers() == ({"g7": ReaderState(9, {}, True)}, set())
 
 
+def test_a_stream_that_rests_for_long_is_forgotten(tmp_path: Path):
+    path, day = tmp_path / "a.sqlite", 86_400_000
+    store = Store(path)
+    store.record([], {"u1": ReaderState(1, {(5, "u5", 1): 9})}, {})  # from heads: when it was written is not known
+    store.record([("u1", message(0, 1))], {"u1": ReaderState(1, {(2, "u2", 7): 1})}, {})
+    store.record([("g7", message(0, 2, to=None, group=7))], {"g7": ReaderState(2, {(2, "g7", 7): 1})}, {})
+    for later, streams in ((day * 399, {1, 7, 8}), (day * 401, {1, 8})):
+        new = message(0, 3, stream=8, sent_at=1000 + later)
+        store.record([("u1", new)], {"u1": ReaderState(3, {(2, "u2", 8): 1})}, {})
+        store = reopened(store, path)
+        states, _ = store.readers()
+        assert {key[2] for key in states["u1"].expected} == streams
+        assert states["g7"].expected == {(2, "g7", 7): 1}, "by its own timeline"
+
+
+def test_a_file_from_before_streams_had_times(tmp_path: Path):
+    path = tmp_path / "a.sqlite"
+    store = Store(path)
+    store.record([("u1", message(0, 1))], {"u1": ReaderState(1, {(2, "u2", 7): 1})}, {})
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE expected DROP COLUMN at")
+    db.close()
+    store = Store(path)
+    store.record([("u1", message(1, 2))], {"u1": ReaderState(2, {(2, "u2", 7): 2})}, {})
+    assert reopened(store, path).readers()[0] == {"u1": ReaderState(2, {(2, "u2", 7): 2})}
+
+
 def test_a_failed_transaction_changes_nothing():
     store = Store(":memory:")
     with pytest.raises(sqlite3.Error):
