@@ -10,6 +10,7 @@ Without a local history `local` and `find` find nothing, and `past` is a page of
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +23,7 @@ from chat.client import events as ev
 from chat.client.connection import ConnectionLost, RequestTimeout
 from chat.client.local.history import LocalHistory, Page
 from chat.client.local.index import At, Floor
-from chat.client.local.journal import Shelf
+from chat.client.local.journal import RETRY_FIRST, RETRY_MAX, Journal, Shelf
 from chat.client.local.search import Hit, step
 from chat.client.requests import LoggedOut, Requests
 from chat.client.store import Store
@@ -33,6 +34,7 @@ from chat.records import conversation_of
 ADOPT: Final = 500  # messages of the store moved at once
 FILL: Final = 200  # messages asked for at once
 FILLS: Final = 20  # requests for one page, at most
+WRITE_WAIT: Final = 5.0  # seconds that the end of a connection waits for the disk, at most
 NOTHING: Final = Page([], None, whole=False)
 
 T = TypeVar("T")
@@ -45,11 +47,16 @@ class Past(Requests):
         self._epoch = 0  # grows when something was missed: what was asked before says nothing of it
         self._adopted = history is None
         self._adopting = trio.Lock()
+        self._journal = self._new_journal()
         if history is not None:
             store.keep_sealed(history.box("store"))
 
     @abstractmethod
     def _emit(self, event: ev.Event) -> None: ...
+
+    @abstractmethod
+    def _committed(self, batches: Sequence[Any]) -> None:
+        """These are on the disk."""
 
     # -------------------------------------------------------------- reading
 
@@ -113,23 +120,32 @@ class Past(Requests):
 
     # -------------------------------------------------------------- keeping
 
-    async def adopt(self) -> None:
+    async def adopt(self) -> bool:
         """Before anything else: what the store has from runs without a local history goes into it, and is sealed in the
-        store. Where the history is older than the reader's state, the server is asked again for what it lacks."""
-        if self.shelf is None or self._adopted:
-            return
+        store. Where the history is older than the reader's state, the server is asked again for what it lacks. False: the
+        disk refuses, which is told; the same again."""
+        if self.shelf is None:
+            return True
         history = self.shelf.history
         async with self._adopting:
-            if self._adopted:
-                return
-            if not history.covers(self.store.get("history")):
-                await self._call(history.drop_floors)
-            while kept := self.store.clear(ADOPT):
-                items = [(conversation_of(k.timeline, m.sender, m.to, m.group), m) for k in kept for m in (k.message,)]
-                if await self._call(history.append, items) is None:
-                    return  # told; the next time again
-                self.store.seal(kept)
-            self._adopted = True
+            if not self._adopted:
+                current = history.covers(self.store.get("history"))
+                if not current and await self._call(history.drop_floors) is None:
+                    return False
+                while kept := self.store.clear(ADOPT):
+                    items = [(conversation_of(t, m.sender, m.to, m.group), m) for _, t, m in kept]
+                    if await self._call(history.append, items) is None:
+                        return False
+                    self.store.seal(kept)
+                self._adopted = True
+        return True
+
+    async def _ready(self) -> None:
+        """Adopted, however long the disk refuses: what came then would not be kept either."""
+        pause = RETRY_FIRST
+        while not await self.adopt():
+            await trio.sleep(pause * (0.75 + random.random() / 2))
+            pause = min(pause * 2, RETRY_MAX)
 
     async def _fill(self, conversation: str) -> bool:
         """The next page below the floor. False: it could not be had."""
@@ -171,6 +187,21 @@ class Past(Requests):
             return None
         finally:
             self.tell()
+
+    def _new_journal(self) -> Journal | None:
+        return None if self.shelf is None else Journal(self.shelf, self._committed, self._disk_trouble)
+
+    def _disk_trouble(self, text: str) -> None:
+        self._emit(ev.LocalHistorySaid(text, loss=False))
+
+    def _mark(self) -> str | None:
+        return None if self.shelf is None else self.shelf.history.mark
+
+    async def _written(self) -> None:
+        """What was read is on the disk, or the disk is given up."""
+        if self._journal is not None:
+            with trio.move_on_after(WRITE_WAIT):
+                await self._journal.wait_idle()
 
     def tell(self) -> None:
         """What the history has to say."""

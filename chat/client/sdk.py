@@ -36,7 +36,6 @@ from chat.client import events as ev
 from chat.client.connection import Connection, ConnectionLost, Ended, RequestTimeout
 from chat.client.conversations import Conversations
 from chat.client.local.history import LocalHistory
-from chat.client.local.journal import Journal
 from chat.client.login import LogIn, Refused
 from chat.client.marks import Own
 from chat.client.outbox import Entry
@@ -59,7 +58,6 @@ STABLE: Final = 5.0  # a log-in that held as long begins the back-off anew
 #: Seconds for `welcome`, by how many tries have failed in a row. A frozen edge takes connections and says nothing, so the
 #: first tries are short; an edge in a storm of log-ins is slow and gets its time by the third.
 WELCOME_WITHIN: Final = (2.5, 5.0, 10.0)
-WRITE_WAIT: Final = 5.0  # seconds that the end of a connection waits for the disk, at most
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
 
@@ -90,7 +88,6 @@ class Client(Past):
         self._event_came, self._event_taken = trio.Event(), trio.Event()
         self._waits_for_events = False
         self._timelines: Timelines | None = None
-        self._journal = self._new_journal()
         self._changed = trio.Event()
         self._watched: list[int] = []
         self._logged_in = float("inf")  # when, on this connection
@@ -99,7 +96,7 @@ class Client(Past):
 
     async def run(self) -> Ended:
         """Stay connected until the edge says not to come back, the log-in is refused, or it is cancelled."""
-        await self.adopt()
+        await self._ready()
         if self._journal is None:
             return await self._stay()
         async with trio.open_nursery() as nursery:
@@ -185,28 +182,11 @@ class Client(Past):
             self._timelines.acknowledge()
             await self._connection.leave()
 
-    # -------------------------------------------------------------- local history
-
-    def _new_journal(self) -> Journal | None:
-        return None if self.shelf is None else Journal(self.shelf, self._committed, self._disk_trouble)
-
-    def _mark(self) -> str | None:
-        return None if self.shelf is None else self.shelf.history.mark
-
     def _committed(self, batches: Sequence[Batch]) -> None:
         self.tell()
         if self._timelines is not None:
             self._timelines.committed(batches)
         self._notify()
-
-    def _disk_trouble(self, text: str) -> None:
-        self._emit(ev.LocalHistorySaid(text, loss=False))
-
-    async def _written(self) -> None:
-        """What was read is on the disk, or the disk is given up."""
-        if self._journal is not None:
-            with trio.move_on_after(WRITE_WAIT):
-                await self._journal.wait_idle()
 
     # -------------------------------------------------------------- waiting
 

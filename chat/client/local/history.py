@@ -15,7 +15,6 @@ is known by its id.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import sqlite3
@@ -32,12 +31,14 @@ from chat.client.local import files, folders
 from chat.client.local.files import BEGIN, Appender, End, Place, Said
 from chat.client.local.folders import FileName
 from chat.client.local.index import At, Floor, Id, Index, Row
-from chat.client.local.keys import FILE, NONCE_BYTES, AccountKey, Box, Cost, WrongPassword, load_key, new_key
+from chat.client.local.keys import NONCE_BYTES, AccountKey, Box, Cost, load_key
 from chat.client.local.layout import NO_LINK, Record, link_of, seal
+from chat.client.local.opening import INDEX, lock_folder, open_index, open_key
 from chat.errors import SetupError
 from chat.protocol import Message
 
-INDEX: Final = "index.sqlite"
+__all__ = ["INDEX", "LocalHistory", "Page"]
+
 LIMIT: Final = 200 << 20  # bytes of a file
 PAGE_MAX: Final = 1_000
 SAID_MAX: Final = 200
@@ -76,12 +77,12 @@ class LocalHistory:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _lock(folder)
+            lock = lock_folder(folder)
         except OSError as error:
             raise SetupError(f"{folder}: {error.strerror}") from None
         try:
-            key = _key(folder, password, cost or Cost())
-            index, rebuilt = _index(folder, key)
+            key = open_key(folder, password, cost or Cost())
+            index, rebuilt = open_index(folder, key)
             history = cls(folder, lock, key, index, limit)
             if rebuilt:
                 history._say(Said("its index was damaged, and is made anew from the files", loss=False))
@@ -267,10 +268,11 @@ class LocalHistory:
         with self._index.transaction():
             self._index.put_floor(conversation, floor)
 
-    def drop_floors(self) -> None:
+    def drop_floors(self) -> bool:
         """Something was missed, and it is not known where: the server is asked again."""
         with self._index.transaction():
             self._index.drop_floors()
+        return True
 
     # -------------------------------------------------------------- after a crash, or damage
 
@@ -382,60 +384,3 @@ def _indexed(name: FileName, record: Record, file: int) -> Row | None:
         return None  # of a later version: it stays where it is
     found = _id(name.conversation, message)
     return found and _row(found, message, file, Place(record.offset, record.end - record.offset, record.number))
-
-
-def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SetupError(f"{folder} is in use. Is another client of this account running? Use another --state.") from None
-    return descriptor
-
-
-def _key(folder: Path, password: str, cost: Cost) -> AccountKey:
-    if (folder / FILE).exists():
-        try:
-            return load_key(folder, password)
-        except WrongPassword:
-            if not _empty(folder):
-                raise
-    elif not _empty(folder):
-        raise SetupError(
-            f"{folder / FILE} is missing, and without it the files there cannot be read. Put it back from a backup; or move"
-            " the folder away: a new history is begun, and filled from the server."
-        )
-    _drop_index(folder)
-    key = new_key()
-    key.save(folder, password, cost)
-    return key
-
-
-def _empty(folder: Path) -> bool:
-    return not any(folders.files(folder, conversation) for conversation in folders.conversations(folder))
-
-
-def _drop_index(folder: Path) -> None:
-    for part in ("", "-wal", "-shm"):
-        (folder / f"{INDEX}{part}").unlink(missing_ok=True)
-
-
-def _index(folder: Path, key: AccountKey) -> tuple[Index, bool]:
-    """And whether it had to be thrown away."""
-    path = folder / INDEX
-    rebuilt = False
-    try:
-        index = Index(path)
-    except sqlite3.DatabaseError:
-        _drop_index(folder)
-        index, rebuilt = Index(path), True
-    if index.fact("history") not in (None, key.history):
-        index.close()
-        raise SetupError(
-            f"{folder / FILE} is the key of another history than the one in this folder. Put the right one back from a"
-            " backup; or move the folder away: a new history is begun, and filled from the server."
-        )
-    with index.transaction():
-        index.put_fact("history", key.history)
-    return index, rebuilt
