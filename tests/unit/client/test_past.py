@@ -132,6 +132,55 @@ async def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, monkeypatch
                 assert await local(bob.client, f"u{alice.client.user}") == ["0", "1", "2"]
 
 
+async def test_nothing_more_is_read_while_much_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(journal, "PENDING_MAX", 100)
+    go, append = threading.Event(), LocalHistory.append
+
+    def slow(self, *args):
+        assert go.wait(10)
+        return append(self, *args)
+
+    async with FakeEdge.serving() as edge:
+        alice = Device(edge, "alice")
+        with kept(tmp_path) as (store, history):
+            bob = Device(edge, "bob", store, history=history)
+            async with running(alice, bob):
+                monkeypatch.setattr(LocalHistory, "append", slow)
+                texts = [f"{n} " + "x" * 500 for n in range(700)]
+                for text in texts:
+                    alice.client.send_text(f"u{bob.client.user}", text)
+                await alice.until(lambda: not len(alice.client.sending))
+                await until(lambda: bob.client._journal.full)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                most = 100 + 2 * 65_536 // 500  # what one read from the socket brings
+                assert bob.client._journal._messages < most
+                assert bob.client.connected
+                go.set()
+                await bob.until(lambda: len(bob.texts) == len(texts))
+                assert bob.texts == texts
+                assert await local(bob.client, f"u{alice.client.user}") == texts
+
+
+async def test_a_disk_that_refuses_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chat.client.past.RETRY_FIRST", 0.01)
+    drop, refusals = LocalHistory.drop_floors, [2]
+
+    def refuse(self):
+        if refusals[0]:
+            refusals[0] -= 1
+            raise OSError(30, "Read-only file system")
+        return drop(self)
+
+    monkeypatch.setattr(LocalHistory, "drop_floors", refuse)
+    async with FakeEdge.serving() as edge:
+        with kept(tmp_path) as (store, history):
+            bob = Device(edge, "bob", store, history=history)
+            async with running(bob):
+                assert [e.text.rpartition(": ")[2] for e in bob.events if isinstance(e, ev.LocalHistorySaid)] == [
+                    "[Errno 30] Read-only file system"
+                ] * 2
+
+
 async def test_cancelled_before_the_disk_has_it_the_next_run_asks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     async with FakeEdge.serving() as edge:
         alice = Device(edge, "alice")
