@@ -1,9 +1,9 @@
 """Carrying over what edges wrote into a topic that cannot go on: accepted, but stored nowhere.
 
-A record is stored if MySQL has a row at its position with its very bytes; the others are appended to the new topic, each
-partition's in its order. Marks (`read`, `delivered`) and texts that were dropped as duplicates have no row and are carried
-over too: both are harmless twice. So are records that a run before this one has copied; they are recognised all the same,
-since notices would be shown twice.
+A record is stored if MySQL, or the archive, has a row at its position with its very bytes; the others are appended to the
+new topic, each partition's in its order. Marks (`read`, `delivered`) and texts that were dropped as duplicates have no row
+and are carried over too: both are harmless twice. So are records that a run before this one has copied; they are recognised
+all the same, since notices would be shown twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import trio
 
 from chat.errors import PartError, SetupError
+from chat.persist.archive.shelf import Shelf
 from chat.persist.offsets import Found
 from chat.ports import Database, LogReader, Producer, Statement
 from chat.positions import position
@@ -37,8 +38,10 @@ async def carry_over(
     reader: LogReader,
     producer: Producer,
     max_batch_bytes: int,
+    archive: Shelf | None = None,
 ) -> int:
-    """How many records. Raises PartError, SetupError; cancelled or failed, run it again."""
+    """How many records. `archive`: where rows are that are not in MySQL any more. Raises PartError, SetupError; cancelled or
+    failed, run it again."""
     done: set[bytes] = set()
     async with aclosing(read_all(reader, new)) as pieces:
         async for _, records in pieces:
@@ -46,7 +49,7 @@ async def carry_over(
     lost: list[tuple[TopicPartition, Consumed]] = []
     async with aclosing(read_all(reader, old)) as pieces:
         async for place, records in pieces:
-            stored = await _stored(database, generation, records)
+            stored = await _stored(database, archive, generation, records)
             lost += [(place, r) for r in records if r.offset not in stored and _digest(r) not in done]
     # Where the number of partitions has changed, a timeline may lie in two; otherwise partitions are independent.
     lost.sort(key=lambda found: found[1].timestamp if len(old.starts) != len(new.starts) else found[0].partition)
@@ -85,8 +88,8 @@ async def read_all(reader: LogReader, found: Found) -> AsyncGenerator[tuple[Topi
                 del left[place]
 
 
-async def _stored(database: Database, generation: int, records: Sequence[Consumed]) -> set[int]:
-    """The offsets of those that MySQL has."""
+async def _stored(database: Database, archive: Shelf | None, generation: int, records: Sequence[Consumed]) -> set[int]:
+    """The offsets of those that MySQL has, or the archive. (Rows only ever move from the one to the other.)"""
     keys = {
         (r.key.decode(), position(generation, r.offset)): r
         for r in records
@@ -99,6 +102,8 @@ async def _stored(database: Database, generation: int, records: Sequence[Consume
         [Statement(f"SELECT timeline, position, SHA2(body, 256) FROM messages WHERE (timeline, position) IN ({wanted})")]
     )
     found = {(_text(timeline), pos): _text(digest) for timeline, pos, digest in result.rows}
+    if archive is not None and len(found) < len(keys):
+        found |= await archive.digests(keys.keys() - found.keys())
     return {r.offset for key, r in keys.items() if found.get(key) == sha256(r.value).hexdigest()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +17,7 @@ _PAGE: Final = 2_000
 _COLUMNS: Final = ("position", "conversation", "sent_at", "sender", "stream", "seq", "kind", "receipt", "body")
 
 
-async def export(database: Database, shelf: Shelf, user: int) -> AsyncIterator[str]:
+async def export(database: Database, shelf: Shelf, user: int) -> AsyncGenerator[str, None]:
     """Lines. The archiver's lock must be held, or a row that moves meanwhile may be missed. Raises PartError, SetupError."""
     timeline = f"u{user}"
     cold = _cold(await shelf.table(timeline))

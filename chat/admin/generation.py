@@ -22,6 +22,7 @@ import trio
 from chat.admin.carry import carry_over
 from chat.admin.online import Online
 from chat.errors import SetupError
+from chat.persist.archive.shelf import Shelf
 from chat.persist.offsets import Found, Row
 from chat.ports import Database, LogAdmin, LogReader, Producer, Statement
 from chat.positions import MAX_GENERATION
@@ -113,8 +114,10 @@ class NewGeneration:
         producer: Producer,
         online: Online,
         max_batch_bytes: int,
+        archive: Shelf | None = None,
     ) -> None:
         self._topics = topics
+        self._archive = archive
         self._database = database
         self._log = log
         self._reader = reader
@@ -174,6 +177,7 @@ class NewGeneration:
                 reader=self._reader,
                 producer=self._producer,
                 max_batch_bytes=self._max_bytes,
+                archive=self._archive,
             )
         await self._refuse(standing, partitions)  # nobody has come meanwhile
         await self._database.write(

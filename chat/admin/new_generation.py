@@ -12,6 +12,7 @@ from chat.admin.generation import Made, NewGeneration
 from chat.admin.online import Online
 from chat.bridge import open_database, open_log_admin, open_log_reader, open_memory, open_producer
 from chat.config import Config
+from chat.persist.archive.shelf import Shelf
 from chat.records import Topics
 from chat.settings import Loaded
 from chat.tools.options import SERVERS, with_settings
@@ -48,6 +49,7 @@ def new_generation(loaded: Loaded, partitions: int | None, agreed: bool, as_json
                 producer=producer,
                 online=Online(memory, config.redis.prefix),
                 max_batch_bytes=config.kafka.max_batch_bytes,
+                archive=Shelf(database, config.archive.url),
             )
             quiet_s = 1.5 * config.edge.lease_ms / 1_000
             return await making.make(partitions or spec.partitions, config.kafka.replication, spec.settings, quiet_s)

@@ -184,9 +184,8 @@ async def test_one_archiver_at_a_time_and_a_false_one_moves_nothing(store: Store
         return made
 
     archiver.mover.write = overtaken  # type: ignore[method-assign]
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.raises(movers.LockLost):
         await archiver.run(BEFORE, "asked")
-    assert raised.group_contains(movers.LockLost)
     assert len(await store.hot()) == 150
     assert await slices(store.database) == []
 
@@ -203,9 +202,8 @@ async def test_a_file_that_is_not_what_was_written_becomes_no_slice(store: Store
         return bytes(data)
 
     archiver.folder.read = damaged  # type: ignore[method-assign]
-    with pytest.raises(BaseExceptionGroup) as raised:
+    with pytest.raises(Garbled):
         await archiver.run(BEFORE, "asked")
-    assert raised.group_contains(Garbled)
     archiver.folder.read = read  # type: ignore[method-assign]
     assert await store.hot() == rows
     await archiver.run(BEFORE, "asked")

@@ -121,6 +121,8 @@ class Archiver:
         """Once. Raises PartError, SetupError; cancelling it leaves the rest to the next look."""
         removed = await self.sweep()
         past = await self.past()
+        if past.began_at is not None:
+            self._metrics.ran.set(past.began_at / 1000)
         found = due(self._config, self._now(), past, await self._bins(past))
         expired = 0
         if found.expire:

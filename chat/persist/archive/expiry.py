@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import structlog
 import trio
 
+from chat.errors import SetupError
 from chat.metrics import ArchiveMetrics
 from chat.persist.archive.mover import Clock
 from chat.persist.archive.plan import FIRST, LAST, WINDOW_ROWS, Fate, Range, fate, slack
@@ -52,7 +53,11 @@ class Expiry:
                     await self._database.write(slice_goes(one, self._now()))
                     gone += one.rows
                 case Fate.REWRITE:
-                    gone += await self._without(one, before)
+                    try:
+                        gone += await self._without(one, before)
+                    except SetupError as error:  # it holds up no other
+                        self._metrics.failures.labels("archive").inc()
+                        log.error("a slice cannot be written anew", slice=one.id, error=str(error))
                 case Fate.KEEP:
                     pass
         return gone

@@ -16,6 +16,7 @@ import fsspec
 import trio
 from fsspec.implementations.local import LocalFileSystem
 
+from chat.bridge.stores import prepare_stores
 from chat.errors import PartAway, PartError, SetupError
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class FileMissing(PartError):
 
 def open_folder(url: str) -> Folder:
     """Raises SetupError: an address that nothing here understands."""
+    prepare_stores()
     try:
         filesystem, root = fsspec.core.url_to_fs(url)
     except ImportError as error:

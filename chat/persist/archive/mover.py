@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from chat.backoff import Backoff
-from chat.errors import Conflict, PartAway, SetupError
+from chat.errors import Conflict, PartAway, PartError, SetupError
 from chat.metrics import ArchiveMetrics
 from chat.persist.archive.folder import Folder
 from chat.persist.archive.plan import FIRST, LAST, Range, is_full, window_rows
@@ -99,12 +99,18 @@ class Mover:
         SetupError. Cancelled or failed: what was moved is moved, the rest is as it was."""
         to_write, gathered = trio.open_memory_channel[Gathered](0)
         to_commit, written = trio.open_memory_channel[Written](0)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read, before, progress, stop, to_write)
-            nursery.start_soon(self._write, gathered, to_commit)
-            async with written:
-                async for one in written:
-                    await self._commit(one, before, progress)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read, before, progress, stop, to_write)
+                nursery.start_soon(self._write, gathered, to_commit)
+                async with written:
+                    async for one in written:
+                        await self._commit(one, before, progress)
+        except BaseExceptionGroup as group:
+            known, other = group.split((PartError, SetupError))
+            if known is None or other is not None:
+                raise
+            raise known.exceptions[0] from group  # one stage's error has ended the others
 
     # ---------------------------------------------------------------- the three stages
 

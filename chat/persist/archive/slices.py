@@ -56,6 +56,7 @@ def make(rows: pa.Table) -> Made:
         row_group_size=ROW_GROUP,
         use_dictionary=_DICTIONARY,
         column_encoding=_DELTA,
+        write_page_checksum=True,
     )
     data = sink.getvalue().to_pybytes()
     times = pc.min_max(table["sent_at"])
