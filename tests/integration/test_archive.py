@@ -96,8 +96,8 @@ async def test_killed_at_every_step_nothing_is_lost_or_doubled(mysql_config: Mys
         archiver = store.archiver(retention_days=90.0)
         async with archiver.holding() as held:
             assert held  # a dead holder has not kept it
-            await archiver.look()
-            await archiver.look()
+            await archiver.look(trio.Event())
+            await archiver.look(trio.Event())
         assert await store.hot() == []
         assert await store.cold() == kept
         assert {one.file for one in await slices(store.database)} == await store.files()

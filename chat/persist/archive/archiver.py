@@ -141,7 +141,7 @@ class Archiver:
             await self.mover.move(before, progress, stop)
         finally:
             self._metrics.running.set(0)
-        if not (stop and stop.is_set()):
+        if not (stop is not None and stop.is_set()):
             await self._ended(run, progress)
         seconds = time.monotonic() - began
         log.info(

@@ -46,7 +46,7 @@ class Expiry:
     async def _cold(self, before: int, slack_ms: int, stop: trio.Event | None) -> int:
         gone = 0
         for one in await slices(self._database, "min_sent_at < %s", before):
-            if stop and stop.is_set():
+            if stop is not None and stop.is_set():
                 break
             match fate(one.min_sent_at, one.max_sent_at, before, slack_ms):
                 case Fate.DROP:
@@ -70,7 +70,7 @@ class Expiry:
 
     async def _hot(self, before: int, stop: trio.Event | None) -> int:
         after, gone = FIRST, 0
-        while after != LAST and not (stop and stop.is_set()):
+        while after != LAST and not (stop is not None and stop.is_set()):
             (found,) = await self._database.read([boundary(after, _BATCH)])
             upto = (text(found.rows[0][0]), found.rows[0][1]) if found.rows else LAST
             (done,) = await self._database.write([rows_go(Range(after, upto), before, None)])

@@ -119,7 +119,7 @@ class Mover:
     ) -> None:
         async with send:
             after = FIRST
-            while after != LAST and not (stop and stop.is_set()):
+            while after != LAST and not (stop is not None and stop.is_set()):
                 found = await self._gather(Range(after, LAST), before, progress, stop)
                 after = found.range.upto
                 if found.windows:
@@ -161,7 +161,7 @@ class Mover:
         after, count, size = rows.after, 0, 0
         most = window_rows(0, 0, self._slice_rows, self._slice_rows)
         while after < rows.upto and (whole or not is_full(count, size, self._slice_rows)):
-            if stop and stop.is_set():
+            if stop is not None and stop.is_set():
                 break
             (found,) = await self._database.read([boundary(after, most)])
             upto = min(rows.upto, (text(found.rows[0][0]), found.rows[0][1])) if found.rows else rows.upto
