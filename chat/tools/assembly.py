@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,11 +21,18 @@ from chat.tools.state import Chosen, State
 HOST: Final = "127.0.0.1"
 SERVERS: Final = ("kafka", "redis", "mariadb", "nginx")
 SHARED: Final = ("kafka", "redis", "mysql")
+#: The sections that each service reads besides.
+READ: Final[Mapping[str, tuple[str, ...]]] = {
+    "edge": ("edge", "archive"),
+    "router": ("router",),
+    "persist": ("persist",),
+    "archiver": ("archive",),
+}
 #: The ports that each is known by; edges, routers and persists count up from theirs, number 1 being the next.
 KAFKA, CONTROLLER, REDIS, MARIADB = 19092, 19093, 16379, 13306
-EDGE, EDGE_PROXY, EDGE_METRICS, ROUTER_METRICS, PERSIST_METRICS = 7100, 7200, 7300, 7400, 7500
+EDGE, EDGE_PROXY, EDGE_METRICS, ROUTER_METRICS, PERSIST_METRICS, ARCHIVER_METRICS = 7100, 7200, 7300, 7400, 7500, 7601
 #: The order of starting, and backwards that of stopping.
-ORDER: Final[tuple[Role, ...]] = ("kafka", "redis", "mariadb", "persist", "router", "edge", "nginx")
+ORDER: Final[tuple[Role, ...]] = ("kafka", "redis", "mariadb", "persist", "router", "edge", "archiver", "nginx")
 
 
 def parts_wanted(config: Config) -> tuple[str, ...]:
@@ -76,7 +84,13 @@ class Assembly:
             host, _, port_text = config.nginx.listen.rpartition(":")
             front = self._ports.take("nginx", int(port_text), ours="nginx" in self._held, host=host)
             config = replace(config, nginx=replace(config.nginx, listen=f"{host}:{front}"))
-        return config
+        return replace(config, archive=replace(config.archive, url=self._archive(config.archive.url)))
+
+    def _archive(self, url: str) -> str:
+        """A folder beside the rest where none is given; a given one as it is seen from here, whoever reads it later."""
+        if not url:
+            return str(self._state.folder / "archive")
+        return url if "://" in url else str(Path(url).absolute())
 
     def servers(self) -> list[Part]:
         """Kafka, Redis and MariaDB, as far as they are wanted. Raises SetupError for what is missing on the machine."""
@@ -96,11 +110,12 @@ class Assembly:
         return nginx(self._state.folder / "nginx", self.config.nginx) if "nginx" in self._mine else None
 
     def services(self, wanted: Mapping[str, int]) -> list[Part]:
-        """`wanted`: how many edges, routers, persists."""
+        """`wanted`: how many edges, routers, persists. An archiver beside the persists."""
         return [
             *(self._persist(n) for n in range(1, wanted["persists"] + 1)),
             *(self._router(n) for n in range(1, wanted["routers"] + 1)),
             *(self._edge(n) for n in range(1, wanted["edges"] + 1)),
+            *([self._archiver()] if wanted["persists"] else []),
         ]
 
     def _edge(self, number: int) -> Part:
@@ -123,16 +138,22 @@ class Assembly:
         metrics = f"{HOST}:{self._port(name, 'metrics', PERSIST_METRICS + number)}"
         return self._service(name, "persist", metrics, {"metrics": metrics, "instance": name}, 10)
 
+    def _archiver(self) -> Part:
+        name = "archiver"
+        metrics = f"{HOST}:{self._port(name, 'metrics', ARCHIVER_METRICS)}"
+        return self._service(name, "archiver", metrics, {"metrics": metrics}, 30)
+
     def _service(self, name: str, role: Role, address: str, flags: Mapping[str, str], stop_s: float) -> Part:
         given = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
-        command = (sys.executable, "-m", "chat", role, "--config", str(self._state.settings), "--name", name, *given)
+        words = ("archive", "run") if role == "archiver" else (role,)
+        command = (sys.executable, "-m", "chat", *words, "--config", str(self._state.settings), "--name", name, *given)
         return Part(
             name=name,
             role=role,
             address=address,
             command=command,
             folder=self._state.folder,
-            settings=self._toml(role, *SHARED),
+            settings=self._toml(*READ[role], *SHARED),
             stop_s=stop_s,
         )
 
@@ -144,5 +165,5 @@ class Assembly:
     def keep(self) -> Chosen:
         """Write down what was chosen, and the settings (not those of `chat up` itself)."""
         self._state.keep_chosen(self.chosen)
-        write_private(self._state.settings, self._toml("edge", "router", "persist", "nginx", *SHARED))
+        write_private(self._state.settings, self._toml("edge", "router", "persist", "archive", "nginx", *SHARED))
         return self.chosen

@@ -11,7 +11,7 @@ from typing import Literal
 
 from chat.tools.readiness import Check
 
-Role = Literal["kafka", "redis", "mariadb", "nginx", "edge", "router", "persist"]
+Role = Literal["kafka", "redis", "mariadb", "nginx", "edge", "router", "persist", "archiver"]
 
 
 @dataclass(frozen=True)

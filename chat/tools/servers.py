@@ -14,11 +14,16 @@ from typing import Final
 from chat.config import UpConfig
 from chat.tools import programs
 from chat.tools.parts import Once, Part
-from chat.tools.project import fill, project_file
+from chat.tools.project import ARCHIVE, fill, project_file
 from chat.tools.readiness import kafka_ready, mysql_ready, redis_ready
 
 HOST: Final = "127.0.0.1"
 MYSQL_USER: Final = "chat"
+
+
+def shared_classes() -> tuple[str, ...]:
+    """Flags for the archive of chat/tools/classes.py, where it is; a Java that it does not fit starts without it."""
+    return (f"-XX:SharedArchiveFile={ARCHIVE}", "-Xshare:auto", "-Xlog:cds=off") if ARCHIVE.is_file() else ()
 
 
 def kafka(folder: Path, port: int, controller: int, cluster: str, config: UpConfig) -> Part:
@@ -42,6 +47,7 @@ def kafka(folder: Path, port: int, controller: int, cluster: str, config: UpConf
             "-XX:+UseSerialGC",  # on two cores, a small heap: pauses of a few ms, and no threads that compete
             "-XX:+ExitOnOutOfMemoryError",  # a broker that limps along is worse than one that is started again
             "-Djava.awt.headless=true",
+            *shared_classes(),
             log4j,
             "-cp",
             classes,
@@ -94,6 +100,8 @@ MARIADB_CONF: Final = """\
 # Relative to the data: the path of a socket may have no more than 107 characters.
 socket=mysqld.sock
 pid-file=mysqld.pid
+# Not a folder that other servers use too: each removes at its start what it takes for its own leftovers.
+tmpdir={temporary}
 bind-address={host}
 port={port}
 init-file={init}
@@ -130,7 +138,13 @@ def mariadb(folder: Path, port: int, password: str, database: str, config: UpCon
     data, settings, init = folder / "data", folder / "my.cnf", folder / "init.sql"
     root = os.geteuid() == 0
     conf = MARIADB_CONF.format(
-        user="user=root\n" if root else "", data=data, host=HOST, port=port, init=init, pool=config.mysql_pool_mb
+        user="user=root\n" if root else "",
+        data=data,
+        temporary=folder,
+        host=HOST,
+        port=port,
+        init=init,
+        pool=config.mysql_pool_mb,
     )
     accounts = MARIADB_INIT.format(name=MYSQL_USER, host=HOST, password=password, database=database)
     return Part(

@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 SERVICES: Final = ("edges", "routers", "persists")
 ROLES: Final = {"edges": "edge", "routers": "router", "persists": "persist"}
+#: What is started once topics and tables are there, and stopped first.
+SERVING: Final = frozenset({*ROLES.values(), "archiver"})
 #: nginx waits this long for the first edges.
 EDGES_S: Final = 15.0
 #: Exit code of a command whose server did not answer.
@@ -135,7 +137,7 @@ class Supervisor:
             for part in servers:
                 await self._slots[part.name].ready.wait()
         for slot in list(self._slots.values()):
-            if slot.part.role in ROLES.values():
+            if slot.part.role in SERVING:
                 self._start(slot.part.name)
         self._prepared = True
         self._reconcile()
@@ -203,7 +205,7 @@ class Supervisor:
                 self._slots[name] = Slot(part, self._state, self._environ, self._changed)
                 self._start(name)
         for name, slot in list(self._slots.items()):
-            if slot.part.role in ROLES.values() and name not in desired and slot.state != "stopping":
+            if slot.part.role in SERVING and name not in desired and slot.state != "stopping":
                 self._nursery.start_soon(self._remove, name)
         self._changed()
 
@@ -219,7 +221,7 @@ class Supervisor:
 
     async def _take_down(self) -> None:
         """Services first, then the front, then the servers: each kind together, in the reverse of the order of starting."""
-        stages = [("edge",), ("router", "persist"), ("nginx",), ("kafka", "redis", "mariadb")]
+        stages = [("edge",), ("router", "persist", "archiver"), ("nginx",), ("kafka", "redis", "mariadb")]
         for stage in stages:
             async with trio.open_nursery() as nursery:
                 for slot in self._slots.values():
@@ -228,7 +230,7 @@ class Supervisor:
 
     async def _end(self, slot: Slot) -> None:
         if slot.started:
-            quick = self._now and slot.part.role in ROLES.values()
+            quick = self._now and slot.part.role in SERVING
             await slot.stop(NOW_S if quick else None)
 
     async def _signals(self) -> None:

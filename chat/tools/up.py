@@ -118,7 +118,9 @@ def restart(folder: Path, names: tuple[str, ...], rolling: bool) -> int:
     found = state.processes()
     chosen = list(names)
     if rolling and found:
-        chosen += [e.name for e in found.processes if e.role in ("persist", "router", "edge") and e.name not in chosen]
+        chosen += [
+            e.name for e in found.processes if e.role in ("persist", "archiver", "router", "edge") and e.name not in chosen
+        ]
     if not chosen:
         raise click.UsageError("name parts, or give --rolling")
     trio.run(_asked, state, {"do": "restart", "names": chosen}, 60.0 * len(chosen))

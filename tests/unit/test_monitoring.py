@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
-from chat.metrics import EdgeMetrics, PersistMetrics, RouterMetrics
+from chat.metrics import ArchiveMetrics, EdgeMetrics, PersistMetrics, RouterMetrics
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
-NAME = re.compile(r"\bchat_(?:edge|router|persist)_[a-z_]+\b")
+NAME = re.compile(r"\bchat_(?:edge|router|persist|archive)_[a-z_]+\b")
 
 
 @pytest.fixture(scope="module")
 def samples() -> set[str]:
     """The names of all samples that the roles expose, families of their labels included."""
     found = set()
-    for metrics in (EdgeMetrics(), RouterMetrics(), PersistMetrics()):
+    for metrics in (EdgeMetrics(), RouterMetrics(), PersistMetrics(), ArchiveMetrics()):
         for family in metrics.registry.collect():
             if family.type == "histogram":
                 found |= {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
@@ -63,7 +63,7 @@ def test_panels_have_numbers_and_places_of_their_own() -> None:
 
 def test_prometheus_asks_where_the_cluster_of_this_machine_answers() -> None:
     from chat.config import UpConfig
-    from chat.tools.assembly import EDGE_METRICS, PERSIST_METRICS, ROUTER_METRICS
+    from chat.tools.assembly import ARCHIVER_METRICS, EDGE_METRICS, PERSIST_METRICS, ROUTER_METRICS
 
     jobs = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
     asked = {job["job_name"]: job["static_configs"][0]["targets"] for job in jobs}
@@ -74,6 +74,7 @@ def test_prometheus_asks_where_the_cluster_of_this_machine_answers() -> None:
         ("chat-persist", PERSIST_METRICS, up.persists),
     ):
         assert asked[job] == [f"127.0.0.1:{first + n}" for n in range(1, count + 1)]
+    assert asked["chat-archiver"] == [f"127.0.0.1:{ARCHIVER_METRICS}"]
 
 
 @pytest.mark.parametrize("unit", sorted((ROOT / "examples" / "systemd").glob("*.service")), ids=lambda unit: unit.name)
