@@ -14,7 +14,7 @@ from chat.settings import Loaded
 from chat.tools.options import with_settings
 from chat.tools.trace.asked import Asked, asked
 from chat.tools.trace.facts import Facts
-from chat.tools.trace.gather import open_tracer
+from chat.tools.trace.gather import find_out
 from chat.tools.trace.render import as_json as to_json
 from chat.tools.trace.render import lines
 from chat.tools.trace.verdict import judge
@@ -48,8 +48,7 @@ def trace(  # noqa: PLR0917 - one for each option
         raise click.UsageError(str(error)) from None
 
     async def work(config: Config) -> Facts:
-        async with open_tracer(config, seconds) as tracer:
-            return await tracer.trace(wanted)
+        return await find_out(config, wanted, seconds)
 
     facts = console.run(loaded, work)
     verdict = judge(facts)

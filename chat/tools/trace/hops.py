@@ -116,7 +116,7 @@ def _device(facts: Facts, way: Way, user: int, device: str, found: list[_Placed]
     for session in facts.sessions:
         if (session.user, session.device) != (user, device):
             continue
-        for handed in way.handed[:1] + [h for h in way.handed[1:] if h.edge == session.edge]:
+        for handed in way.handed:
             if handed.edge != session.edge or handed.incarnation not in (None, session.incarnation):
                 continue
             if session.open_at(handed.at):
@@ -137,7 +137,7 @@ def _device(facts: Facts, way: Way, user: int, device: str, found: list[_Placed]
 
 
 def _stored(facts: Facts, way: Way, found: list[_Placed]) -> None:
-    after = max((copy.sent_at for copy in way.copies[:1]), default=facts.sent_at or 0)
+    after = max([facts.sent_at or 0, *(c.sent_at for c in way.copies[:1]), *(h.at for h in way.handed[:1])])
     if way.row is not None:
         found.append(_Placed(after, 5, Hop(None, "stored", "MySQL", f"a row at position {way.row} of {way.timeline}")))
     for slice_ in way.slices:

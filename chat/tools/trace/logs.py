@@ -22,6 +22,11 @@ Wanted = Callable[[TopicPartition, Consumed], bool]
 Batch = Sequence[tuple[TopicPartition, Consumed]]
 
 
+def part(span: Span, start: int | None = None, end: int | None = None) -> Span:
+    """The same with another start or end. (A Span's length is that of its range, so it has no _replace.)"""
+    return Span(span.partition, span.start if start is None else start, span.end if end is None else end, span.first)
+
+
 class Logs:
     """All methods raise PartAway; SetupError where Kafka has no topic of messages."""
 
@@ -95,7 +100,7 @@ class Logs:
         spans = await self.spans({p.topic for p in places}, Limits(), set(places))
         if before is not None:
             later = {span.partition: span.start for span in await self.spans({p.topic for p in places}, limits, set(places))}
-            spans = [span._replace(end=later.get(span.partition, span.end)) for span in spans]
+            spans = [part(span, end=later.get(span.partition)) for span in spans]
         return Steps(self._source, spans, wanted)
 
 
@@ -120,7 +125,7 @@ class Steps:
     async def __anext__(self) -> list[tuple[TopicPartition, Consumed]]:
         if not self._spans:
             raise StopAsyncIteration
-        step = [span._replace(start=max(span.start, span.end - CHUNK)) for span in self._spans]
+        step = [part(span, start=max(span.start, span.end - CHUNK)) for span in self._spans]
         oldest: dict[TopicPartition, int] = {}
 
         def wanted(where: TopicPartition, record: Consumed) -> bool:
@@ -131,6 +136,6 @@ class Steps:
         async for batch in self._source.read(step, wanted):
             found += batch
         self.oldest = max(oldest.values(), default=self.oldest)
-        rest = [old._replace(end=new.start) for old, new in zip(self._spans, step, strict=True)]
+        rest = [part(old, end=new.start) for old, new in zip(self._spans, step, strict=True)]
         self._spans = [span for span in rest if span]
         return found

@@ -15,26 +15,28 @@ from chat.tools.trace.facts import Session
 def sessions(events: Iterable[PresenceEvent], users: set[int]) -> list[Session]:
     """Of these users, in the order of their log-ins."""
     found: dict[str, Session] = {}
+    current: dict[tuple[int, str], str] = {}  # (user, device) → its session that has not ended
     runs: dict[str, int] = {}  # edge → incarnation last heard of
     for event in events:
         if event.event not in ("login", "logout") or not event.edge:
             continue
-        if event.incarnation != runs.get(event.edge):
-            if event.event == "logout" and event.edge in runs:
-                pass  # the end of what an earlier run held, told late
-            else:
-                runs[event.edge] = event.incarnation
-                _end(found, event.at, "its edge was restarted", edge=event.edge, but=event.incarnation)
+        before = runs.get(event.edge)
+        if event.incarnation != before and (before is None or event.event == "login"):  # a late log-out is no news of a run
+            runs[event.edge] = event.incarnation
+            for session in [found[key] for key in current.values()]:
+                if session.edge == event.edge and session.incarnation != event.incarnation:
+                    _end(found, current, session, event.at, "its edge was restarted")
         if event.user not in users:
             continue
         if event.event == "login":
-            _end(found, event.at, "replaced by a later log-in", user=event.user, device=event.device)
+            if (key := current.get((event.user, event.device))) is not None:
+                _end(found, current, found[key], event.at, "replaced by a later log-in")
             found[event.session] = _of(event, event.at)
-        elif (session := found.get(event.session)) is None:
+            current[event.user, event.device] = event.session
+        elif event.session not in found:
             found[event.session] = _of(event, None)._replace(until=event.at, ended="logged out")
-        else:
-            until = event.at if session.until is None else min(session.until, event.at)
-            found[event.session] = session._replace(until=until, ended=session.ended or "logged out")
+        elif found[event.session].until is None:
+            _end(found, current, found[event.session], event.at, "logged out")
     return list(found.values())
 
 
@@ -42,13 +44,7 @@ def _of(event: PresenceEvent, since: int | None) -> Session:
     return Session(event.user, event.device, event.session, event.edge, event.incarnation, since)
 
 
-def _end(
-    found: dict[str, Session], at: int, how: str, *, edge: str = "", but: int = 0, user: int = 0, device: str = ""
-) -> None:
-    for key, session in found.items():
-        if session.until is not None:
-            continue
-        if (edge and session.edge == edge and session.incarnation != but) or (
-            user and session.user == user and session.device == device
-        ):
-            found[key] = session._replace(until=max(at, session.since or at), ended=how)
+def _end(found: dict[str, Session], current: dict[tuple[int, str], str], session: Session, at: int, how: str) -> None:
+    found[session.session] = session._replace(until=max(at, session.since or at), ended=how)
+    if current.get((session.user, session.device)) == session.session:
+        del current[session.user, session.device]

@@ -74,8 +74,8 @@ def standings(facts: Facts, way: Way) -> list[Standing]:
         open_ = [s for s in before if s.open_at(at)]
         later = next((s for s in mine if s.since is not None and s.since > at), None)
         ack = facts.acks.get((way.timeline, user, device))
-        session = open_[-1] if open_ else before[-1] if before else None
-        found.append(Standing(user, device, ack, bool(open_), session, later))
+        latest: list[Session | None] = [None, *before, *open_]
+        found.append(Standing(user, device, ack, bool(open_), latest[-1], later))
     return found
 
 
@@ -163,10 +163,13 @@ def _devices(facts: Facts, way: Way, all_: list[Standing]) -> tuple[State, list[
         lacking.remove(senders[0])
         if way.role == "own":
             have = [*have, senders[0]]
+    unsure = way.role == "group" and facts.devices is None
     others = have if way.role in ("own", "self") else [s for s in have if s.user != facts.sender]
     words = []
     if others:
         words.append(_have(facts, way, others))
+    if unsure:
+        return State.UNKNOWN, [*words, f"who else is in group {way.timeline[1:]} is not known"]
     if lacking:
         state, why = _why(facts, way, lacking)
         return state, words + why + _away(facts, way, away)
@@ -191,7 +194,7 @@ def _have(facts: Facts, way: Way, have: list[Standing]) -> str:
         return f"{count(len(have), 'device')} of {count(len({s.user for s in have}), 'user')} have it{last}"
     told = []
     for s in have:
-        after = f" after {span(s.ack.at - facts.accepted)}" if s.ack and s.ack.at and facts.accepted else ""
+        after = f" ({span(s.ack.at - facts.accepted)})" if s.ack and s.ack.at and facts.accepted else ""
         told.append(f"{_device(facts, s)}{after}")
     return f"{listed(told)} {'has' if len(told) == 1 else 'have'} it"
 
@@ -237,13 +240,13 @@ def _since(facts: Facts, way: Way, standing: Standing) -> str:
     assert handed is not None
     who = _device(facts, standing)
     if session.until is not None:
-        again = f"; it logged in again {clock(standing.later.since)}" if standing.later and standing.later.since else ""
+        again = f"; it logged in again at {clock(standing.later.since)}" if standing.later and standing.later.since else ""
         return (
-            f"{session.edge} had it {clock(handed.at)}, but the session of {who} ended {clock(session.until)} "
+            f"{session.edge} had it at {clock(handed.at)}, but the session of {who} ended at {clock(session.until)} "
             f"({session.ended}) before it acknowledged: it gets it by sync at its next log-in{again}"
         )
     return (
-        f"{session.edge} had it {clock(handed.at)} and holds a session of {who} since {clock(session.since)}: the device "
+        f"{session.edge} had it at {clock(handed.at)} and holds a session of {who} since {clock(session.since)}: the device "
         "does not read, or its connection is dead and not found out yet, or its edge stands still"
     )
 
@@ -255,6 +258,8 @@ def _not_chosen(facts: Facts, way: Way, standing: Standing) -> str:
     if way.handed:
         edges = listed(sorted({h.edge for h in way.handed}), MOST)
         chose = f"a router handed it to {edges} only"
+        if session and any(h.edge == session.edge for h in way.handed):
+            chose = f"a router handed it to another run of {session.edge}"
     elif way.routed:
         chose = "a router has passed it and handed it to no edge" + _as_searched(facts)
     else:
@@ -275,6 +280,8 @@ def _away(facts: Facts, way: Way, away: list[Standing]) -> list[str]:
         who = _device(facts, s)
         if s.session is not None and s.session.until is not None:
             line = f"{who} was off line since {clock(s.session.until)} ({s.session.ended})"
+        elif s.session is None and facts.presence_from is not None:
+            line = f"{who} has not acknowledged; whether it was on line is not known"
         else:
             line = f"{who} was off line"
         if s.later is not None and s.later.since is not None:
@@ -301,8 +308,6 @@ def _no_choice(way: Way) -> list[str]:
 def _nobody(facts: Facts, way: Way) -> tuple[State, list[str]]:
     readers = [user for user in way.readers if user != facts.sender] or way.readers
     names = listed([facts.name(user) for user in readers], MOST)
-    if not readers:
-        return State.UNKNOWN, [f"who is in group {way.timeline[1:]} is not known"]
     if facts.devices is None:
         return State.UNKNOWN, [f"no device of {names} has acknowledged or logged in, as far as the topics tell"]
     return State.WAITING, [f"{names} had no device then", *_no_choice(way)]
@@ -317,7 +322,7 @@ def _storage(facts: Facts, way: Way) -> str:
     if way.slices and any(s.sure for s in way.slices):
         return "stored, and archived since"
     if not facts.mysql:
-        return "whether it is stored is not known: MySQL does not answer"
+        return "whether it is stored is not known: MySQL cannot be read"
     if way.passed is False:
         return f"not stored yet: persist is {count(way.behind, 'record')} short of it"
     if way.slices:

@@ -16,9 +16,9 @@ def moment(ms: int | None) -> datetime | None:
 
 
 def clock(ms: int | None) -> str:
-    """`at 10:31:02.123Z`: the time of day, UTC."""
+    """`10:31:02.123Z`: the time of day, UTC."""
     at = moment(ms)
-    return "at an unknown time" if at is None else f"at {at:%H:%M:%S}.{at.microsecond // 1000:03}Z"
+    return "an unknown time" if at is None else f"{at:%H:%M:%S}.{at.microsecond // 1000:03}Z"
 
 
 def day(ms: int | None) -> str:
