@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from chat.config import Config, RedisConfig
 from chat.errors import PartAway, SetupError
 from chat.message_id import MessageId
+from chat.persist.archive.service import open_archiver
 from chat.ports import Statement
 from chat.positions import offset_of
 from chat.protocol import Message
@@ -313,6 +315,27 @@ async def test_from_mysql_alone(line: Pipeline, away: int) -> None:
     nobody = replace(line.config, kafka=kafka, mysql=replace(line.config.mysql, port=away))
     with pytest.raises(PartAway):
         await traced(line, ID, nobody)
+
+
+async def test_archived(line: Pipeline, tmp_path: Path) -> None:
+    """Kafka has let go of it, MySQL has moved it into a slice."""
+    config = replace(line.config, archive=replace(line.config.archive, url=str(tmp_path)))
+    async with line.router(), line.persist():
+        await line.send(message(), message(1))
+        await everyone_acknowledges(line)
+        await line.stored()
+    async with open_archiver(config) as archiver, archiver.holding() as held:
+        assert held
+        await archiver.run(int(time.time() * 1000), "asked")
+    facts, verdict = await traced(line, ID, config)
+    assert (verdict.state, [way.archived for way in facts.ways]) == (State.DELIVERED, [w.copies[0].pos for w in facts.ways])
+    assert verdict.words[-1].startswith("stored, and archived since in slice ")
+    assert [hop.what for hop in hops(facts)].count("archived") == 2
+    await line.admin.delete_records(await line.admin.end_offsets(line.partitions))
+    facts, verdict = await traced(line, ID, config)
+    assert (verdict.state, facts.ways[0].copies) == (State.DELIVERED, [])
+    facts, verdict = await traced(line, ID)  # not told where the archive is
+    assert verdict.state is State.UNKNOWN
 
 
 async def test_among_many(line: Pipeline) -> None:

@@ -30,7 +30,7 @@ from chat.tools.trace.verdict import judge
     "--seconds", type=click.FloatRange(0.1, 600), default=1.2, show_default=True, help="The topics are read for so long."
 )
 @as_json
-@with_settings(others=("kafka", "mysql"))
+@with_settings(others=("kafka", "mysql", "archive"))
 def trace(  # noqa: PLR0917 - one for each option
     loaded: Loaded, message: str | None, sender: str | None, to: str | None, last: bool, position: str | None,
     seconds: float, as_json: bool,

@@ -97,6 +97,7 @@ class Way:
     role: str
     copies: list[Copy] = field(default_factory=list)
     row: int | None = None  # position of the row in MySQL
+    archived: int | None = None  # position of the row in the archive, read there
     passed: bool | None = None
     behind: int = 0
     routed: bool | None = None
@@ -108,11 +109,15 @@ class Way:
     @property
     def pos(self) -> int | None:
         """Of the first record."""
-        return self.copies[0].pos if self.copies else self.row
+        return self.copies[0].pos if self.copies else self.stored_at
+
+    @property
+    def stored_at(self) -> int | None:
+        return self.archived if self.row is None else self.row
 
     @property
     def stored(self) -> bool:
-        return self.row is not None or any(s.sure for s in self.slices)
+        return self.stored_at is not None
 
 
 @dataclass

@@ -86,7 +86,7 @@ class Gather:
     async def archive(self) -> None:
         facts, message = self.facts, self.facts.id
         for way in facts.ways:
-            if way.row is None and way.passed and way.pos is not None and message is not None:
+            if not way.stored and way.passed and way.pos is not None and message is not None:
                 conversation = conversation_of(way.timeline, message.sender, message.to, message.group)
                 args = (way.timeline, conversation, way.pos, facts.accepted or 0)
                 way.slices = await self._sources.of_mysql([], self._sources.stored.slices, *args)
@@ -169,7 +169,7 @@ class Gather:
         spans += await self._sources.logs.spans(self._sources.logs.edge_topics, Limits(since=since))
         for way in facts.ways:
             where = await self._sources.logs.place(way.timeline, way.pos)
-            sure = way.row is not None and way.copies
+            sure = way.stored and way.copies
             found = await self._sources.logs.spans([where.topic], Limits(since=since - (0 if sure else EARLIER_MS)), [where])
             spans += [s for s in found if s.partition not in {one.partition for one in spans}]
         for span in spans:

@@ -39,18 +39,20 @@ class Locate:
             for way in facts.ways:
                 if way.row is None and heads.get(way.timeline, 0) > message.seq:
                     way.passed = True
+                    if found := await self._sources.of_mysql(None, self._sources.stored.archived, message, way.timeline):
+                        way.archived, way.slices, facts.sent_at = found.pos, [found.slice], found.sent_at
         await self._sources.of_kafka(None, self._copies)
 
     async def _copies(self) -> None:
         """The records themselves: by the rows' positions, else backwards from the end of the log."""
         look = Look(self.facts, self._sources.logs.topics, True)
         for way in self.facts.ways:
-            if way.row is not None:
-                where = await self._sources.logs.place(way.timeline, way.row)
-                record = await self._sources.logs.at(where, way.row)
+            if way.stored_at is not None:
+                where = await self._sources.logs.place(way.timeline, way.stored_at)
+                record = await self._sources.logs.at(where, way.stored_at)
                 if record is not None:
                     look.message(where, record)
-        if any(way.row is not None and not way.copies for way in self.facts.ways):
+        if any(way.stored_at is not None and not way.copies for way in self.facts.ways):
             self.facts.unknown.append("Kafka's log has let go of its record: where it came in, whether it came twice")
         if all(way.pos is None for way in self.facts.ways):
             await self._backwards(look)

@@ -85,6 +85,7 @@ def _way(facts: Facts, way: Way) -> dict[str, Any]:
         "role": way.role,
         "positions": [copy.pos for copy in way.copies],
         "stored_position": way.row,
+        "archived_position": way.archived,
         "persist_passed": way.passed,
         "persist_behind": way.behind,
         "router_passed": way.routed,

@@ -71,6 +71,9 @@ class Sources:
         try:
             return await ask(*args)
         except PartError as error:
+            if error.part == "archive":
+                self.facts.unknown.append(f"the archive cannot be read ({error.message})")
+                return default
             self.facts.mysql = False
             self._errors.append(error)
             self.facts.unknown.append(
@@ -94,4 +97,4 @@ async def open_sources(config: Config, facts: Facts, seconds: float) -> AsyncIte
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(open_log_source(kafka))
         database = await stack.enter_async_context(open_database(mysql))
-        yield Sources(config, Stored(database), Logs(source), facts, seconds)
+        yield Sources(config, Stored(database, config.archive), Logs(source), facts, seconds)

@@ -7,8 +7,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from chat.config import ArchiveConfig
 from chat.errors import PartError
 from chat.message_id import MessageId, id_of
+from chat.persist.archive.cold import Cold
+from chat.persist.archive.pieces import FOREVER, MOST_PIECES, Ids, Piece
 from chat.persist.queries import OFFSETS, places
 from chat.ports import Database, Statement
 from chat.protocol import decode_message
@@ -19,6 +22,7 @@ from chat.tools.trace.facts import Ack, Device, Slice
 READERS: Final = 1_000
 DEVICES: Final = 5_000
 SLICES: Final = 5
+CACHE_MB: Final = 16
 _NO_TABLE: Final = "1146"
 
 
@@ -55,9 +59,16 @@ class People(NamedTuple):
     read: Sequence[int]
 
 
+class Archived(NamedTuple):
+    pos: int
+    sent_at: int
+    slice: Slice
+
+
 class Stored:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, archive: ArchiveConfig) -> None:
         self._database = database
+        self._cold = Cold(archive.url, CACHE_MB) if archive.url else None
 
     async def user(self, name: str) -> int | None:
         (result,) = await self._database.read([Statement("SELECT id FROM users WHERE name = %s", (name,))])
@@ -170,6 +181,25 @@ class Stored:
         return People(dict(names.rows), by_user, acks, readers)
 
     # ------------------------------------------------------------------ the archive
+
+    async def archived(self, message: MessageId, timeline: str) -> Archived | None:
+        """Its row in the archive, where this process knows where that is."""
+        if self._cold is None:
+            return None
+        sql = (
+            "SELECT s.id, s.created_at, s.file, i.first_row, i.row_count, i.min_position, i.max_position, i.min_sent_at,"
+            " i.max_sent_at FROM archive_index i JOIN archive_slices s ON s.id = i.slice"
+            " WHERE i.timeline = %s AND i.conversation = %s ORDER BY i.max_sent_at DESC LIMIT %s"
+        )
+        args = (timeline, _conversation(message, timeline), MOST_PIECES)
+        (result,) = await self._database.read([Statement(sql, args)])
+        slices = {file: Slice(number, file, at, sure=True) for number, at, file, *_ in result.rows}
+        pieces = [Piece(*row[2:]) for row in result.rows]
+        wanted = Ids(message.sender, message.stream, frozenset({message.seq}), 0, FOREVER)
+        for pos, place in await self._cold.find(pieces, wanted):
+            (row,) = await self._cold.rows([place], bodies=False)
+            return Archived(pos, row.sent_at, slices[place.file])
+        return None
 
     async def slices(self, timeline: str, conversation: str, pos: int, sent_at: int) -> list[Slice]:
         """Those whose stretch of the conversation covers it; none where nothing was ever archived."""

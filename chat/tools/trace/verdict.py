@@ -83,7 +83,7 @@ def judge(facts: Facts) -> Verdict:
     main = facts.main
     if main is None or not any(_there(way) for way in facts.ways):
         return _nowhere(facts)
-    if main.row is None and (dead := next((d for d in facts.dead if _is_dead(d.timeline, d.pos, main)), None)):
+    if not main.stored and (dead := next((d for d in facts.dead if _is_dead(d.timeline, d.pos, main)), None)):
         return Verdict(
             State.DEAD,
             [
@@ -116,7 +116,10 @@ def _nowhere(facts: Facts) -> Verdict:
     if any(way.passed and way.role != "own" for way in facts.ways):
         return Verdict(
             State.UNKNOWN,
-            ["it was stored once, but its record is neither in the log nor among the rows any more: archived, or deleted"],
+            [
+                "it was stored once, but its record is neither in the log nor among the rows any more: archived "
+                "(does [archive] url say here where that is?), or deleted"
+            ],
         )
     if facts.unknown:
         return Verdict(State.NOT_FOUND, ["not found; but not everything was looked at, see what is not known"])
@@ -319,8 +322,8 @@ def _nobody(facts: Facts, way: Way) -> tuple[State, list[str]]:
 def _storage(facts: Facts, way: Way) -> str:
     if way.row is not None:
         return "stored"
-    if way.slices and any(s.sure for s in way.slices):
-        return "stored, and archived since"
+    if way.archived is not None:
+        return f"stored, and archived since in {several(way.slices)}"
     if not facts.mysql:
         return "whether it is stored is not known: MySQL cannot be read"
     if way.passed is False:
