@@ -12,16 +12,18 @@ import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from chat.errors import PartError, SetupError
-from chat.persist.archive.shelf import Shelf
 from chat.persist.offsets import Found
 from chat.ports import Database, LogReader, Producer, Statement
 from chat.positions import position
 from chat.records import Consumed, Record, TopicPartition, cut, partition_of
+
+if TYPE_CHECKING:  # it brings Arrow
+    from chat.persist.archive.shelf import Shelf
 
 AT_ONCE: Final = 300
 POLL_S: Final = 0.5

@@ -15,18 +15,20 @@ copied already is not copied again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from chat.admin.carry import carry_over
 from chat.admin.online import Online
 from chat.errors import SetupError
-from chat.persist.archive.shelf import Shelf
 from chat.persist.offsets import Found, Row
 from chat.ports import Database, LogAdmin, LogReader, Producer, Statement
 from chat.positions import MAX_GENERATION
 from chat.records import TopicPartition, Topics
+
+if TYPE_CHECKING:  # it brings Arrow
+    from chat.persist.archive.shelf import Shelf
 
 LOOK_S: Final = 0.25
 

@@ -12,7 +12,6 @@ from chat.admin.generation import Made, NewGeneration
 from chat.admin.online import Online
 from chat.bridge import open_database, open_log_admin, open_log_reader, open_memory, open_producer
 from chat.config import Config
-from chat.persist.archive.shelf import Shelf
 from chat.records import Topics
 from chat.settings import Loaded
 from chat.tools.options import SERVERS, with_settings
@@ -32,6 +31,8 @@ def new_generation(loaded: Loaded, partitions: int | None, agreed: bool, as_json
     """
     must_agree(agreed, "Begin a new topic of messages? The old one is only read out from then on.")
     spec = load_topics()["messages"]
+
+    from chat.persist.archive.shelf import Shelf
 
     async def work(config: Config) -> Made:
         async with (
