@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import structlog
+
 from chat.edge import notices
 from chat.edge.context import Context, Session
+from chat.edge.group_requests import asked_for, ever_in, group_for, told
 from chat.edge.pages import BUDGET
 from chat.edge.paging import pack, unpack
-from chat.errors import ChatError
+from chat.errors import ChatError, PartError
 from chat.persist.queries import places
 from chat.ports import Statement
 from chat.protocol import (
@@ -31,6 +34,8 @@ from chat.protocol import (
 )
 from chat.records import TimelineRecord, group_timeline, message_records, notice, user_timeline
 
+log = structlog.get_logger()
+
 MEMBERS_PAGE = 500
 MOST_GROUPS = 4_000  # that a user may be in; `logged_in` names them all, in one frame
 
@@ -45,6 +50,7 @@ class Standing(NamedTuple):
 
 
 async def group_create(context: Context, session: Session, request: GroupCreate) -> GroupReply:
+    """Asked for again after `unavailable`, or since the answer was lost: the same group (see `group_requests`)."""
     me, database = session.user, context.services.store
     members = [m for m in dict.fromkeys(request.members) if m != me]
     names = {me: session.name}
@@ -61,21 +67,23 @@ async def group_create(context: Context, session: Session, request: GroupCreate)
             raise ChatError("not_found", f"no user {missing[0]}")
         if blocks.rows:
             raise ChatError("blocked", f"user {blocks.rows[0][0]} has blocked you")
+    asked = asked_for(me, session.device, request.name, members, request.open)
     await _has_room(context, [me, *members])
-    (made,) = await database.write(
-        [
-            Statement(
-                "INSERT INTO chat_groups (name, open, owner, created_at) VALUES (%s, %s, %s, %s)",
-                (request.name, int(request.open), me, context.clock.now()),
-            )
-        ]
-    )
-    group = made.last_id
+    now = context.clock.now()
+    group, again = await group_for(database, asked, name=request.name, is_open=request.open, now=now)
+    there = await ever_in(database, group) if again else set()
     records: list[TimelineRecord] = []
     for user in (me, *members):  # the creator first: he has been in longest
+        if user in there:
+            continue  # by the earlier try, and may have left since
         records += _change(context, "group_joined", me, group=group, user=user, name=names[user])
     await notices.publish(context, records)
-    await context.hub.join(me, group)
+    try:
+        await database.write([told(asked, context.clock.now())])
+    except PartError as error:
+        log.info("group_request_kept", group=group, why=error.message)
+    if me not in there:
+        await context.hub.join(me, group)
     return GroupReply(group=group, name=request.name)
 
 

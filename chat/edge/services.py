@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from chat.config import EdgeConfig
+from chat.edge import group_requests
 from chat.edge import tokens as token_sql
 from chat.edge.context import Clock, Hub, Publisher, Session
 from chat.edge.guard import Guard, Lane
@@ -64,15 +65,16 @@ class Services:
             task_status.started()
 
     async def _purge(self) -> None:
-        """Tokens that have expired. Every edge does it; each deletes what the others left."""
+        """Tokens and requests that have expired. Every edge does it; each deletes what the others left."""
         while True:
             try:
-                (result,) = await self.database.write([token_sql.purge(self.now())])
+                tokens, requests = await self.database.write([token_sql.purge(self.now()), group_requests.purge(self.now())])
             except PartError as error:
-                log.info("tokens_not_purged", why=error.message)
+                log.info("not_purged", why=error.message)
                 await trio.sleep(PURGE_S)
             else:
-                await trio.sleep(PURGE_S if result.changed < token_sql.PURGED_AT_ONCE else 1.0)
+                full = tokens.changed >= token_sql.PURGED_AT_ONCE or requests.changed >= group_requests.PURGED_AT_ONCE
+                await trio.sleep(1.0 if full else PURGE_S)
 
 
 def build(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+import trio
 
 from chat import protocol as p
 from chat.edge import groups
+from chat.edge.group_requests import TOLD_MS, purge
 from chat.errors import Unavailable
+from chat.records import TimelineRecord
 from tests.integration.business.world import Session, World, refused
 
 pytestmark = pytest.mark.servers
@@ -57,6 +62,69 @@ async def test_create_is_refused(world: World) -> None:
         await world.ask(anna, p.GroupCreate(name="x"))
     world.log.away = False
     assert await mine(world, anna) == []
+
+
+async def test_create_asked_again_after_unavailable_makes_one_group(world: World) -> None:
+    anna, bert = await world.online("anna"), await world.online("bert")
+    request = p.GroupCreate(name="Friday", members=[bert.user])
+    world.log.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await world.ask(anna, request)
+    world.log.away = False
+    group = (await world.ask(anna, request)).group
+    assert await world.sql("SELECT id FROM chat_groups") == [(group,)]
+    assert await mine(world, bert) == [group]
+    assert (await world.ask(anna, request)).group == group  # the answer was lost
+    assert len((await world.sync(anna, f"g{group}")).messages) == 2
+    other = await world.ask(anna, p.GroupCreate(name="Friday", members=[]))
+    assert other.group != group
+    world.clock.time += TOLD_MS + 1
+    assert (await world.ask(anna, request)).group not in (group, other.group)  # another one, then
+
+
+async def test_create_asked_again_brings_nobody_back_who_has_left(world: World) -> None:
+    """The first try was in the log, though its outcome was not known."""
+    anna, bert = await world.online("anna"), await world.online("bert")
+    request = p.GroupCreate(name="Friday", members=[bert.user])
+    publish = world.log.publish
+
+    async def unknown(records: Sequence[TimelineRecord]) -> list[int]:
+        await publish(records)
+        raise Unavailable("kafka")
+
+    world.log.publish = unknown  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await world.ask(anna, request)
+    world.log.publish = publish  # type: ignore[method-assign]
+    (group,) = await mine(world, bert)
+    await world.ask(bert, p.GroupLeave(group=group))
+    assert (await world.ask(anna, request)).group == group
+    assert await mine(world, bert) == []
+    assert await mine(world, anna) == [group]
+
+
+async def test_create_twice_at_once_makes_one_group(world: World) -> None:
+    anna = await world.online("anna")
+    request, made = p.GroupCreate(name="Friday"), set()
+
+    async def create_it() -> None:
+        made.add((await world.ask(anna, request)).group)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(create_it)
+    assert len(made) == 1
+    assert await world.sql("SELECT id FROM chat_groups") == [(made.pop(),)]
+
+
+async def test_requests_that_are_over_are_purged(world: World) -> None:
+    anna = await world.online("anna")
+    await world.ask(anna, p.GroupCreate(name="Friday"))
+    await world.database.write([purge(world.clock.now())])
+    assert len(await world.sql("SELECT 1 FROM group_requests")) == 1
+    await world.database.write([purge(world.clock.now() + TOLD_MS)])
+    assert await world.sql("SELECT 1 FROM group_requests") == []
 
 
 async def test_open_groups_are_joined_by_anyone(world: World) -> None:

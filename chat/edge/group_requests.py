@@ -1,0 +1,98 @@
+"""`group_create` asked for again makes no second group.
+
+A group has its number from MySQL before its notices are in the log; where Kafka does not answer, the client hears
+`unavailable` and asks again, here or at another edge. So what was asked for (name, members, openness, by which device) is
+kept with the number, in the same transaction: for a while where the outcome is not known, and for a moment after it was
+told, since the answer may have got lost on the way. The same request within that time gets the same group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import msgspec
+
+from chat.errors import BadData
+from chat.ports import Database, Statement
+
+#: A request that ended in `unavailable` is asked again within this.
+UNKNOWN_MS: Final = 600_000
+#: One that was answered, where the answer did not arrive: the client is back, and asks again.
+TOLD_MS: Final = 10_000
+PURGED_AT_ONCE: Final = 1_000
+
+
+class Asked(NamedTuple):
+    """`key`: what the request is known by."""
+
+    owner: int
+    key: bytes
+
+
+def asked_for(owner: int, device: str, name: str, members: Collection[int], is_open: bool) -> Asked:
+    said = msgspec.json.encode([device, name, sorted(members), is_open])
+    return Asked(owner, sha256(said).digest())
+
+
+async def group_for(database: Database, asked: Asked, *, name: str, is_open: bool, now: int) -> tuple[int, bool]:
+    """The number of the group; True where it is there from an earlier try. Raises PartError."""
+    found = await _earlier(database, asked, now)
+    if found is not None:
+        return found, True
+    try:
+        _, made, _ = await database.write(
+            [
+                Statement(
+                    "DELETE FROM group_requests WHERE owner = %s AND request = %s AND expires_at <= %s", (*asked, now)
+                ),
+                Statement(
+                    "INSERT INTO chat_groups (name, open, owner, created_at) VALUES (%s, %s, %s, %s)",
+                    (name, int(is_open), asked.owner, now),
+                ),
+                Statement(
+                    "INSERT INTO group_requests (owner, request, chat_group, expires_at)"
+                    " VALUES (%s, %s, LAST_INSERT_ID(), %s)",
+                    (*asked, now + UNKNOWN_MS),
+                ),
+            ]
+        )
+    except BadData as error:
+        if not error.duplicate:
+            raise
+        found = await _earlier(database, asked, now)  # the same was asked at this moment
+        if found is None:
+            raise
+        return found, True
+    return made.last_id, False
+
+
+async def _earlier(database: Database, asked: Asked, now: int) -> int | None:
+    (result,) = await database.read(
+        [
+            Statement(
+                "SELECT chat_group FROM group_requests WHERE owner = %s AND request = %s AND expires_at > %s", (*asked, now)
+            )
+        ]
+    )
+    return int(result.rows[0][0]) if result.rows else None
+
+
+async def ever_in(database: Database, group: int) -> set[int]:
+    """Who is or was in the group, as far as persist has applied it."""
+    (result,) = await database.read([Statement("SELECT DISTINCT user FROM members WHERE chat_group = %s", (group,))])
+    return {row[0] for row in result.rows}
+
+
+def told(asked: Asked, now: int) -> Statement:
+    """The outcome is known, and is being told."""
+    return Statement(
+        "UPDATE group_requests SET expires_at = %s WHERE owner = %s AND request = %s AND expires_at > %s",
+        (now + TOLD_MS, *asked, now + TOLD_MS),
+    )
+
+
+def purge(now: int) -> Statement:
+    """Some of those that are over."""
+    return Statement("DELETE FROM group_requests WHERE expires_at <= %s LIMIT %s", (now, PURGED_AT_ONCE))
