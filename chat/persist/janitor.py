@@ -1,8 +1,12 @@
 """What is swept now and then, by one persist process at a time (a named lock of MySQL says which).
 
 **Trimming.** The log of messages is deleted up to min(stored, now − retain_days): nothing that is not in MySQL ever goes,
-however old it is. **Edges' topics.** One whose edge has had no lease for hours goes; the hours are counted from when this
-process first saw it so, so a new janitor waits anew.
+however old it is.
+
+**Edges' topics.** One whose edge has had no lease for hours goes. The hours are those that this process has watched: a
+look counts for the time since the one before it, bounded, and only where Redis knows the lease of some other edge. So time
+in which Redis was away, or empty, or we were frozen, says nothing of an edge. (An edge that finds its topic gone makes it
+again and lets its sessions sync: a mistake here costs promptness, nothing else.)
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ log = structlog.get_logger()
 
 LOCK: Final = "chat-janitor"
 DAY_MS: Final = 86_400_000
+LOOK_COUNTS: Final = 2  # janitor_s at most: what a look says of the time before it
 
 
 class Janitor:
@@ -47,7 +52,8 @@ class Janitor:
         self._redis = redis
         self._prefix = prefix
         self._metrics = metrics
-        self._leaseless: dict[str, float] = {}  # topic of an edge → since when it is seen without a lease
+        self._leaseless: dict[str, float] = {}  # topic of an edge → seconds for which it was seen without a lease
+        self._looked_at: float | None = None
 
     async def run(self) -> None:
         """Until cancelled. What fails is tried again."""
@@ -85,15 +91,19 @@ class Janitor:
             log.info("log trimmed", before={f"{t}/{p}": offset for (t, p), offset in before.items()})
 
     async def _remove(self, topics: Collection[str]) -> None:
-        now = trio.current_time()
         edges = {t: t.removeprefix(self._topics.edge_prefix) for t in topics}
         replies = await self._redis.pipeline([("EXISTS", f"{self._prefix}edge:{edge}") for edge in edges.values()])
         for reply in replies:
             if isinstance(reply, PartError):
                 raise reply
+        now, before = trio.current_time(), self._looked_at
+        self._looked_at = now
+        if not any(replies):
+            return  # not one edge has a lease: that says something of Redis
+        passed = 0.0 if before is None else min(now - before, LOOK_COUNTS * self._config.janitor_s)
         leaseless = [t for t, exists in zip(edges, replies, strict=True) if not exists]
-        self._leaseless = {t: self._leaseless.get(t, now) for t in leaseless}
-        gone = [t for t, since in self._leaseless.items() if now - since >= self._config.edge_topic_hours * 3_600]
+        self._leaseless = {t: self._leaseless[t] + passed if t in self._leaseless else 0.0 for t in leaseless}
+        gone = [t for t, seconds in self._leaseless.items() if seconds >= self._config.edge_topic_hours * 3_600]
         if gone:
             await self._admin.delete_topics(gone)
             log.info("topics of gone edges removed", topics=gone)
