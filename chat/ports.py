@@ -106,7 +106,7 @@ class LogAdmin(Protocol):
     """Metadata and administration."""
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions the topic has; 0 where it does not exist. Cached until asked with another topic."""
+        """How many partitions the topic has now; 0 where it does not exist."""
         ...
 
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:

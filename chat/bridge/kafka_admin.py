@@ -52,13 +52,9 @@ class KafkaLogAdmin:
     def __init__(self, config: KafkaConfig) -> None:
         self._ms = config.request_timeout_ms
         self._brokers = Brokers(config)
-        self._partitions: dict[str, int] = {}
 
     async def partitions(self, topic: str) -> int:
-        if topic not in self._partitions:
-            for name, _, numbers in await self._bounded(self._describe, [topic]):
-                self._partitions[name] = len(numbers)
-        return self._partitions.get(topic, 0)
+        return sum(len(numbers) for _, _, numbers in await self._bounded(self._describe, [topic]))
 
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         return await self._bounded(self._offsets, dict.fromkeys(partitions, LATEST))
@@ -87,8 +83,6 @@ class KafkaLogAdmin:
     async def delete_topics(self, names: Sequence[str]) -> None:
         """Those that do not exist are passed over."""
         await self._bounded(self._delete, names)
-        for name in names:
-            self._partitions.pop(name, None)
 
     async def delete_records(self, before: Mapping[TopicPartition, int]) -> None:
         await self._bounded(self._delete_records, before)

@@ -111,6 +111,22 @@ async def test_topics_come_and_go(kafka: AnyKafka) -> None:
         assert await admin.end_offsets([TopicPartition(name, 2)]) == {TopicPartition(name, 2): 0}
 
 
+async def test_a_topic_that_another_has_made_anew_is_seen_as_it_is_now(kafka: AnyKafka) -> None:
+    name = await kafka.topic(2)
+    async with kafka.admin() as admin, kafka.admin() as other:
+        assert await admin.partitions(name) == 2
+        await other.delete_topics([name])
+        with trio.fail_after(LIMIT):
+            while name in await other.topics():
+                await trio.lowlevel.checkpoint()
+        assert await other.create_topic(name, 5, 1, {})
+        with trio.fail_after(LIMIT):
+            while await admin.partitions(name) != 5:
+                await trio.lowlevel.checkpoint()
+        place = TopicPartition(name, 4)
+        assert await admin.end_offsets([place]) == {place: 0}
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize("kafka", ["real"], indirect=True)
 async def test_settings_that_are_refused(kafka: AnyKafka) -> None:
