@@ -10,20 +10,17 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-import trio
 
-from chat.backoff import Backoff
 from chat.edge.clock import EdgeClock
 from chat.edge.directory import Directory
 from chat.edge.hub import EdgeHub
 from chat.edge.reactor import Reactor
-from chat.errors import PartError
+from chat.edge.tail import Tail
 from chat.metrics import EdgeMetrics
-from chat.ports import LogAdmin, LogReader, OutOfRange
+from chat.ports import LogAdmin, LogReader
 from chat.protocol import decode_message, frame
-from chat.records import Consumed, Delivery, TopicPartition, unpack_deliveries
+from chat.records import Consumed, Delivery, unpack_deliveries
 
-POLL_S: Final = 1.0
 RECORDS: Final = 500
 #: `edge` of kafka/topics.toml, for a topic that each edge makes for itself.
 TOPIC_SETTINGS: Final[Mapping[str, str]] = {
@@ -55,9 +52,8 @@ class Deliveries:
         metrics: EdgeMetrics,
     ) -> None:
         """`check_later(user)`: his groups have changed here, by what may be late or repeated: look them up."""
-        self._place = TopicPartition(topic, 0)
+        self._topic = topic
         self._incarnation = incarnation
-        self._reader = reader
         self._log = log
         self._hub = hub
         self._reactor = reactor
@@ -65,46 +61,33 @@ class Deliveries:
         self._directory = directory
         self._check_later = check_later
         self._metrics = metrics
+        self._replication = 1
+        self._tail = Tail(
+            topic, reader, log, records=RECORDS, take=self._take, cut_off=lambda _: hub.resync_all("topic"), make=self._make
+        )
 
     async def start(self, replication: int) -> None:
         """Make the topic where it is missing, and resolve where to read from: before the first log-in. Raises PartError."""
-        await self._log.create_topic(self._place.topic, 1, replication, TOPIC_SETTINGS)
-        await self._to_end()
-
-    async def _to_end(self) -> None:
-        ends = await self._log.end_offsets([self._place])
-        await self._reader.assign(ends)
+        self._replication = replication
+        await self._tail.start()
 
     async def run(self) -> None:
-        """Pass deliveries on until cancelled."""
-        backoff = Backoff(0.1, 2.0)
-        lost = False
-        while True:
-            try:
-                if lost:
-                    await self._to_end()
-                    lost = False
-                    self._hub.resync_all("topic")
-                batches = await self._reader.poll(POLL_S, RECORDS)
-                backoff.reset()
-            except OutOfRange as error:
-                _log.warning("the edge's topic was cut off before us", error=error.message)
-                lost = True
-                continue
-            except PartError as error:
-                _log.warning("deliveries not read", error=error.message)
-                await trio.sleep(backoff.next())
-                continue
-            for records in batches.values():
-                self._reactor.hold()
-                try:
-                    self._take(records)
-                finally:
-                    self._reactor.release()
-                await trio.lowlevel.checkpoint()
+        """Pass deliveries on until cancelled. After a jump every session is to sync."""
+        await self._tail.run()
+
+    async def _make(self) -> None:
+        if await self._log.create_topic(self._topic, 1, self._replication, TOPIC_SETTINGS):
+            _log.info("the edge's topic was made", topic=self._topic)
 
     def _take(self, records: Sequence[Consumed]) -> None:
-        count, oldest = 0, 0
+        self._reactor.hold()
+        try:
+            self._pass_on(records)
+        finally:
+            self._reactor.release()
+
+    def _pass_on(self, records: Sequence[Consumed]) -> None:
+        count, oldest, missed = 0, 0, False
         for record in records:
             try:
                 batch = unpack_deliveries(record.value)
@@ -118,6 +101,10 @@ class Deliveries:
                 if batch.deliveries:
                     at = batch.deliveries[0].sent_at
                     oldest = at if not oldest else min(oldest, at)
+                else:
+                    missed = True
+        if missed:  # a router that gave this topic up for a while says so
+            self._hub.resync_all("missed")
         if count:
             self._metrics.deliveries.inc(count)
             self._metrics.delay.observe(max(0, self._clock.now() - oldest) / 1_000)

@@ -226,6 +226,14 @@ class EdgeHub:
         if entry is not None:
             entry.blocked_by = entry.blocked_by | {by} if blocked else entry.blocked_by - {by}
 
+    def set_blockers(self, user: int, blocked_by: frozenset[int], since: float) -> None:
+        """These, as read at trio's time `since`: what was heard after that is newer."""
+        entry = self.users.get(user)
+        if entry is not None:
+            entry.blocked_by = blocked_by
+            for event in self._heard_since(user, since):
+                self.set_blocked(user, event.by, event.event == "blocked")
+
     def remember(self, event: PresenceEvent) -> None:
         """For those who are logging in: they have read what holds, and are not here yet to hear of its change."""
         self._recent.append((trio.current_time(), event))

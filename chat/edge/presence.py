@@ -6,70 +6,60 @@ session's log-in: the topic's order decides which of two is the newer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import structlog
-import trio
 
-from chat.backoff import Backoff
 from chat.edge.connection import Connection
 from chat.edge.hub import ANNOUNCE_MS, EdgeHub
-from chat.errors import Goodbye, PartError
-from chat.ports import LogAdmin, LogReader, OutOfRange
-from chat.records import PresenceEvent, TopicPartition, decode_presence
+from chat.edge.tail import Tail
+from chat.errors import Goodbye
+from chat.ports import LogAdmin, LogReader
+from chat.records import Consumed, PresenceEvent, decode_presence
 
-POLL_S: Final = 1.0
 RECORDS: Final = 1_000
 
 _log = structlog.get_logger()
 
 
 class PresenceFeed:
-    """`heard(event)` is called for every event, after the hub has heeded it (`watch`)."""
+    """`heard(event)` is called for every event, after the hub has heeded it (`watch`); `cut_off(why)` when some were missed
+    (`recheck`)."""
 
     def __init__(
-        self, topic: str, reader: LogReader, log: LogAdmin, hub: EdgeHub, heard: Callable[[PresenceEvent], None]
+        self,
+        topic: str,
+        reader: LogReader,
+        log: LogAdmin,
+        hub: EdgeHub,
+        *,
+        heard: Callable[[PresenceEvent], None],
+        cut_off: Callable[[str], None],
     ) -> None:
-        self._place = TopicPartition(topic, 0)
-        self._reader = reader
-        self._log = log
         self._hub = hub
         self._heard = heard
+        # What is in a topic that was made anew, or behind what was trimmed, was never heard: none of it is heard twice.
+        self._tail = Tail(topic, reader, log, records=RECORDS, take=self._take, cut_off=cut_off, whole=True)
 
     async def start(self) -> None:
         """Resolve where to read from. Raises PartError."""
-        await self._reader.assign(await self._log.end_offsets([self._place]))
+        await self._tail.start()
 
     async def run(self) -> None:
         """Heed events until cancelled."""
-        backoff = Backoff(0.1, 2.0)
-        lost = False
-        while True:
+        await self._tail.run()
+
+    def _take(self, records: Sequence[Consumed]) -> None:
+        for record in records:
             try:
-                if lost:
-                    await self.start()
-                    lost = False
-                batches = await self._reader.poll(POLL_S, RECORDS)
-                backoff.reset()
-            except OutOfRange as error:
-                _log.warning("presence events were missed", error=error.message)
-                lost = True
+                event = decode_presence(record.value)
+            except msgspec.DecodeError as error:
+                _log.error("a presence event cannot be read", offset=record.offset, error=str(error))
                 continue
-            except PartError as error:
-                _log.warning("presence not read", error=error.message)
-                await trio.sleep(backoff.next())
-                continue
-            for records in batches.values():
-                for record in records:
-                    try:
-                        event = decode_presence(record.value)
-                    except msgspec.DecodeError as error:
-                        _log.error("a presence event cannot be read", offset=record.offset, error=str(error))
-                        continue
-                    self.heed(event)
-                    self._heard(event)
+            self.heed(event)
+            self._heard(event)
 
     def heed(self, event: PresenceEvent) -> None:
         hub = self._hub

@@ -35,11 +35,13 @@ from chat.edge.dispatch import Dispatch
 from chat.edge.handlers import HANDLERS
 from chat.edge.hub import EdgeHub
 from chat.edge.locations import Locations
+from chat.edge.missed import Missed
 from chat.edge.presence import PresenceFeed
 from chat.edge.progress import EdgeProgress
 from chat.edge.publisher import EdgePublisher
 from chat.edge.reactor import Reactor, bind
 from chat.edge.receipts import ReceiptsLog
+from chat.edge.recheck import Recheck
 from chat.edge.sends import Intake
 from chat.edge.services import Services, build
 from chat.errors import Goodbye, PartError, SetupError
@@ -157,7 +159,16 @@ class Edge:
             check_later=self.services.logins.check_later,
             metrics=self.metrics,
         )
-        self.presence = PresenceFeed(topics.presence, ports.presence, ports.log, self.hub, self._heard)
+        self.missed = Missed(ports.memory, config.redis.prefix, edge.name, self.hub, self.metrics)
+        self.recheck = Recheck(database, self.hub)
+        self.presence = PresenceFeed(
+            topics.presence,
+            ports.presence,
+            ports.log,
+            self.hub,
+            heard=self._heard,
+            cut_off=lambda _: self.recheck.want(),
+        )
         intake = Intake(
             edge,
             hub=self.hub,
@@ -222,6 +233,8 @@ class Edge:
             nursery.start_soon(self.receipts.run)
             nursery.start_soon(self.deliveries.run)
             nursery.start_soon(self.presence.run)
+            nursery.start_soon(self.missed.run)
+            nursery.start_soon(self.recheck.run)
             await self._take_lease()
             await nursery.start(self.locations.run)
             await nursery.start(self.dispatch.run, self.context)

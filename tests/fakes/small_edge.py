@@ -50,6 +50,9 @@ class FewUsers:
         self.users = set(USERS)
         self.friends: set[tuple[int, int]] = set()
         self.members: set[tuple[int, int]] = set()  # group, user
+        self.banned: set[int] = set()
+        self.blocks: set[tuple[int, int]] = set()  # who blocks, who is blocked
+        self.tokens: set[bytes] = set()  # hashes
         self.offsets: list[tuple[int, int, int]] = []
         self.asked: list[Statement] = []
 
@@ -67,6 +70,12 @@ class FewUsers:
         sql, args = statement.sql, statement.args
         if "MAX(id)" in sql:
             return [(max(self.users),)]
+        if "banned_at IS NULL" in sql:
+            return [(u,) for u in args if u in self.users - self.banned]
+        if "FROM blocks" in sql:
+            return [(other, user) for user, other in self.blocks if other in args]
+        if "FROM tokens" in sql:
+            return [(token, 0, "", 0) for token in args if token in self.tokens]
         if "FROM users" in sql:
             return [(u,) for u in args if u in self.users]
         if "FROM friends" in sql:
