@@ -12,6 +12,7 @@ from chat.client.sdk import LoggedOut
 from chat.client.talk import Talk, Usage
 from chat.client.text import clean, clock, pad
 from chat.errors import ChatError
+from chat.message_id import id_of
 
 _STATES: Final = {"friend": "friend", "asked": "you asked", "asking": "asks you: /accept or /reject"}
 
@@ -54,6 +55,11 @@ async def _run(talk: Talk, line: str) -> None:
     await command.run(talk, words)
 
 
+async def _log_out(talk: Talk, words: Sequence[str]) -> None:
+    if not await talk.client.log_out():
+        talk.note("not all was accepted; the rest is sent after the next log-in")
+
+
 async def _help(talk: Talk, words: Sequence[str]) -> None:
     usages = [(f"/{name} {command.usage}", command.what) for name, command in COMMANDS.items()]
     usages.append(("/quit", "end; nothing is lost"))
@@ -79,11 +85,23 @@ async def _msg(talk: Talk, words: Sequence[str]) -> None:
 
 
 async def _history(talk: Talk, words: Sequence[str]) -> None:
+    await talk.history(*_newest(talk, words, "/history", 20))
+
+
+async def _ids(talk: Talk, words: Sequence[str]) -> None:
+    conversation, limit = _newest(talk, words, "/ids", 5)
+    for message in reversed((await talk.client.past(conversation, limit)).messages):
+        if (name := id_of(message)) is not None:
+            talk.screen.write(f"{name}  {await talk.line(conversation, message)}")
+
+
+def _newest(talk: Talk, words: Sequence[str], command: str, usual: int) -> tuple[str, int]:
+    """The current conversation, and how many of it."""
     if words and not words[0].isdecimal():
-        raise Usage("/history [HOW MANY]")
+        raise Usage(f"{command} [HOW MANY]")
     if talk.current is None:
         raise Usage("of which conversation? /to NAME or /to #GROUP first")
-    await talk.history(talk.current, int(words[0]) if words else 20)
+    return talk.current, int(words[0]) if words else usual
 
 
 async def _find(talk: Talk, words: Sequence[str]) -> None:
@@ -192,6 +210,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "to": Command("NAME|#GROUP", "write to a user or a group from now on", _to, 1),
     "msg": Command("NAME|#GROUP TEXT", "write one message", _msg, 2),
     "history": Command("[HOW MANY]", "what was said here", _history, 0),
+    "ids": Command("[HOW MANY]", "the last messages here with their ids, for chat trace", _ids, 0),
     "find": Command("[everywhere:] TEXT", "search here, or all, on this device", _find, 1),
     "outbox": Command("", "what is not accepted yet", _outbox, 0),
     "retry": Command("", "send the first message that failed again", _retry, 0),
@@ -210,4 +229,5 @@ COMMANDS: Final[dict[str, Command]] = {
     "invite": Command("[#GROUP] NAME", "let someone in", _invite, 1),
     "expel": Command("[#GROUP] NAME", "put someone out (the owner)", _expel, 1),
     "members": Command("[#GROUP]", "who is in", _members, 0),
+    "logout": Command("", "end; the next start asks for the password", _log_out, 0),
 }

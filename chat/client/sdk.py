@@ -58,6 +58,7 @@ STABLE: Final = 5.0  # a log-in that held as long begins the back-off anew
 #: Seconds for `welcome`, by how many tries have failed in a row. A frozen edge takes connections and says nothing, so the
 #: first tries are short; an edge in a storm of log-ins is slow and gets its time by the third.
 WELCOME_WITHIN: Final = (2.5, 5.0, 10.0)
+LOG_OUT_WAIT: Final = 10.0  # seconds that a log-out waits for what is not accepted
 MAX_PAGES: Final = 20  # of `conversations` at a log-in
 
 
@@ -81,6 +82,7 @@ class Client(Past):
         self.conversations = Conversations(self.user)
         self.sending = Sending(store, self._own_moved)
         self.finished: Ended | None = None
+        self.logged_out = False  # by `log_out`
         self._servers = list(servers)
         self._log_in = LogIn(store, name, password, register, label)
         self._listener = listener
@@ -181,6 +183,21 @@ class Client(Past):
         if self._connection and self._timelines:
             self._timelines.acknowledge()
             await self._connection.leave()
+
+    async def log_out(self, wait: float = LOG_OUT_WAIT) -> bool:
+        """End this device's log-in: `run` returns, and the next start needs the password. First what was composed is
+        accepted, and what was received is on the disk, for `wait` seconds at most. False: not all was accepted; the rest
+        stays in the outbox, and is sent after the next log-in. Raises what `ask` raises. Cancelling is safe."""
+        with trio.move_on_after(wait):
+            await self.wait_until(lambda: len(self.sending) == 0)
+        await self._written()
+        if self._timelines is not None:
+            self._timelines.acknowledge()
+        done = len(self.sending) == 0
+        self.logged_out = True
+        await self.do(protocol.Logout())
+        self.store.put("token", None)
+        return done
 
     def _committed(self, batches: Sequence[Batch]) -> None:
         self.tell()

@@ -92,7 +92,7 @@ def talk(  # noqa: PLR0917  # click gives them by name
         store.close()
         if history is not None:
             history.close()
-    if client.finished and client.finished.code != Goodbye.ASKED:
+    if client.finished and client.finished.code != Goodbye.ASKED and not client.logged_out:
         _complain(client.finished.reason)
     elif code == UNREACHABLE:
         _complain(f"{server} was not reached within {wait:g} s")
@@ -198,7 +198,7 @@ async def _converse(talk: Talk, target: str | None, wait: float) -> int:
         await screen.read(lambda line: typed(talk, line))
         nursery.cancel_scope.cancel()
     if client.finished or screen.interactive:
-        return FAILED if client.finished else DONE
+        return FAILED if client.finished and not client.logged_out else DONE
     with trio.move_on_after(wait), suppress(LoggedOut):
         return DONE if await talk.finish() else FAILED
     _complain(f"{len(client.sending)} not accepted within {wait:g} s; kept, and sent at the next start")

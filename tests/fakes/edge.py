@@ -164,6 +164,13 @@ class FakeEdge(People):
     def on_goodbye(self, peer: Peer, request: p.LeaveNow) -> p.Frame:
         return p.GoodbyeFrame(code=1000, reason="asked for")
 
+    def on_logout(self, peer: Peer, request: p.Logout) -> p.Frame | None:
+        self.tokens = {token: user for token, user in self.tokens.items() if user != peer.user}
+        peer.send(p.Ok(rid=request.rid))
+        peer.send(p.GoodbyeFrame(code=1002, reason="logged out"))
+        peer.out.close()
+        return None
+
     def on_register(self, peer: Peer, request: p.Register) -> p.Frame:
         if request.name in self.users:
             raise ChatError("exists", f"{request.name} exists")

@@ -389,3 +389,6 @@ async def test_at_a_terminal_what_was_said_is_there_off_line(tmp_path: Path):
             await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *off_line)
             listed = ([], ["alice", "and 中文", "not connected"], "/quit\r")
             await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, *listed)
+            edge.accept = True
+            await trio.to_thread.run_sync(at_a_terminal, edge.address, tmp_path, [], ["connected to"], "/logout\r")
+            assert not edge.tokens

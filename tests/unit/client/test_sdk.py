@@ -165,6 +165,31 @@ async def test_the_outbox_survives(tmp_path):
                 assert sorted(bob.texts) == ["0", "1", "2", "3", "4", "5"]
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_log_out_waits_for_what_is_not_accepted(tmp_path, answered: bool):
+    async with FakeEdge.serving() as edge:
+        bob = Device(edge, "bob")
+        async with running(bob):
+            alice = Device(edge, "alice", Store(tmp_path / "alice.sqlite"))
+            async with running(alice):
+                to = f"u{await alice.client.find_user('bob')}"
+                edge.swallow = 0 if answered else 1_000
+                for n in range(20):
+                    alice.client.send_text(to, f"{n}")
+                assert await alice.client.log_out(wait=5 if answered else 0.05) is answered
+                with pytest.raises(LoggedOut, match="1002"), trio.fail_after(3):
+                    await alice.client.wait_until(lambda: False)
+            assert alice.client.store.get("token") is None
+            alice.client.store.close()
+            edge.swallow = 0
+            again = Device(edge, "alice", Store(tmp_path / "alice.sqlite"), register=False)
+            async with running(again):
+                await again.until(lambda: len(again.client.sending) == 0)
+                await bob.until(lambda: len(bob.texts) == 20)
+                assert bob.texts == [f"{n}" for n in range(20)]
+                assert edge.logins == ["login", "login", "login"]
+
+
 async def test_groups_are_learned_from_the_own_timeline():
     async with FakeEdge.serving() as edge:
         alice, bob, carol = (Device(edge, name) for name in ("alice", "bob", "carol"))

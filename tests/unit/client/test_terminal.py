@@ -21,6 +21,7 @@ from chat.client.commands import COMMANDS, typed
 from chat.client.sdk import Client
 from chat.client.store import Store
 from chat.client.talk import Talk
+from chat.message_id import parse_id
 from tests.fakes.edge import FakeEdge
 from tests.unit.client.test_sdk import Device, running
 
@@ -82,7 +83,11 @@ async def test_lines_and_commands():
                 before = talk.failures
                 await typed(talk, command)
                 assert talk.failures == before, screen.lines[-1]
-            for wrong in ("/nonsense", "/to", "/to nobody-known", "/join tea", "/to #none", "/history x"):
+            await typed(talk, "/ids 3")
+            name, _, line = screen.lines[-1].partition("  ")
+            assert parse_id(name).conversation == talk.current
+            assert line.endswith("→ #tea: refused")
+            for wrong in ("/nonsense", "/to", "/to nobody-known", "/join tea", "/to #none", "/history x", "/ids x"):
                 before = talk.failures
                 await typed(talk, wrong)
                 assert talk.failures == before + 1, wrong
