@@ -68,6 +68,22 @@ def partial_method(function: Callable[..., Any], dying: Callable[..., Any]) -> A
     return lambda *args: dying(None, function, *args)
 
 
+async def texts(client: Client) -> list[str]:
+    """All of the history, each conversation in the order of display."""
+    found: list[str] = []
+    for conversation in await client.local_conversations():
+        newest_first: list[str] = []
+        before = None
+        while True:
+            page = await client.local(conversation, 1_000, before)
+            newest_first += [m.text for m in page.messages if isinstance(m.text, str)]
+            before = page.next
+            if before is None:
+                break
+        found += reversed(newest_first)
+    return found
+
+
 async def keep(address: str, name: str, folder: Path, point: str, times: int) -> None:
     history = LocalHistory.open(folder / "history", PASSWORD, limit=20_000, cost=Cost(1, 64, 1))
     at(point, times)
@@ -80,11 +96,7 @@ async def keep(address: str, name: str, folder: Path, point: str, times: int) ->
         print("ready", flush=True)
         if point != "never":
             await trio.sleep_forever()
-        found: list[str] = []
-        while len(found) < times:
-            conversations = await client.local_conversations()
-            pages = [await client.local(conversation, 1_000) for conversation in conversations]
-            found = [m.text for page in pages for m in reversed(page.messages) if isinstance(m.text, str)]
+        while len(found := await texts(client)) < times:
             with trio.move_on_after(0.05):
                 await client.wait_until(lambda: False)
         said = [event.text for event in events if isinstance(event, ev.LocalHistorySaid)]

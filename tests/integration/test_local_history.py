@@ -48,7 +48,7 @@ async def test_killed_between_a_message_and_its_acknowledgement(cluster: Cluster
             process = await trio.lowlevel.open_process(command, cwd=ROOT, stdout=subprocess.DEVNULL)
             with trio.fail_after(60):
                 while process.poll() is None:
-                    await say(to, chance.randint(1, 20))
+                    await say(to, chance.randint(1, 5))
             assert process.returncode == -signal.SIGKILL, point
         command = keeper(cluster, name, tmp_path, "never", len(sent))
         with trio.fail_after(60):
