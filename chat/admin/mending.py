@@ -10,15 +10,23 @@ Life has gone on since it died:
 * **Marks and cursors** only ever grow.
 
 Idempotent: a row at the position with the same bytes is the record itself.
+
+A running persist is locked out of what is read here and written later: the transaction changes the rows of `offsets` of the
+partitions that the timeline lies in, if they are still as they were before anything was read, and says by `mended` that
+persist's own states are old. Whoever comes second begins anew: persist, or this.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from chat.admin.graveyard import Dead
-from chat.errors import BadData
+from chat.backoff import Backoff
+from chat.errors import BadData, Conflict
 from chat.persist.batch import Changes, Friendship, build, needs, same_content
 from chat.persist.parse import FRIEND_KINDS, Entry, Parsed, parse_messages, parse_receipts
 from chat.persist.queries import places
@@ -26,10 +34,14 @@ from chat.persist.relations import Groups, befriend
 from chat.persist.store import Store, effects
 from chat.ports import Database, Statement
 from chat.positions import generation_of, offset_of
-from chat.protocol import MEMBERSHIP_KINDS
-from chat.records import Consumed, TopicPartition, Topics
+from chat.protocol import MEMBERSHIP_KINDS, decode_message
+from chat.records import Consumed, TopicPartition, Topics, partition_of
+
+if TYPE_CHECKING:  # it brings Arrow
+    from chat.persist.archive.shelf import Cold, Shelf
 
 _CUT: Final = "(value cut from "
+TRIES: Final = 40
 
 
 class Hopeless(Exception):
@@ -40,16 +52,43 @@ async def mend(database: Database, topics: Topics, dead: Dead, note: Statement) 
     """Store it, and `note` with it in one transaction; what was done. Raises Hopeless, PartError."""
     parsed = _parsed(topics, dead)
     if parsed.receipts:
-        return await _write(database, build(parsed, await Store(database).load(needs(parsed), {})), [note], "cursors set")
+        changes = build(parsed, await Store(database).load(needs(parsed), {}))
+        return await _write(database, (), changes, [note], "cursors set")
+    entry = parsed.entries[0]
+    past = await archive.rows(entry.timeline, entry.conversation) if archive else []
+    backoff = Backoff(0.005, 0.2)
+    for _ in range(TRIES):
+        lock = await _locks_out(database, topics, entry.timeline)
+        try:
+            return await _mend(database, _parsed(topics, dead), lock, note, past)
+        except Conflict:
+            await trio.sleep(backoff.next())
+    raise Hopeless(f"persist has stored in its timeline's partition at each of {TRIES} tries: run this again")
+
+
+async def _locks_out(database: Database, topics: Topics, timeline: str) -> list[Statement]:
+    """To begin a transaction with. Raises Conflict then where persist has stored something of the timeline's partitions, in
+    any generation, since this was called."""
+    (result,) = await database.read([Statement("SELECT topic, topic_partition, next_offset, mended FROM offsets")])
+    counts = Counter(topic for topic, *_ in result.rows if topics.generation_of(topic) is not None)
+    mine = [r for r in result.rows if r[0] in counts and r[1] == partition_of(timeline, counts[r[0]])]
+    if not mine:
+        return []
+    where = " OR ".join(["(topic = %s AND topic_partition = %s AND next_offset = %s AND mended = %s)"] * len(mine))
+    return [Statement(f"UPDATE offsets SET mended = mended + 1 WHERE {where}", [v for row in mine for v in row], len(mine))]
+
+
+async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], note: Statement, past: Sequence[Cold]) -> str:
+    """One try. `past`: the archived rows of its conversation. Raises Conflict too."""
     (entry,) = parsed.entries
-    if await _is_stored(database, entry):
-        return await _write(database, Changes(), [note], "it is stored already")
+    if await _is_stored(database, entry, past):
+        return await _write(database, lock, Changes(), [note], "it is stored already")
     if entry.message.kind == "text":
-        changes, said = await _text(Store(database), parsed, entry)
-        return await _write(database, changes, [note], said)
+        changes, said = await _text(Store(database), parsed, entry, past)
+        return await _write(database, lock, changes, [note], said)
     changes = build(parsed, await Store(database).load(needs(parsed), {}))
     if not changes.rows:
-        return await _write(database, await _newer_marks(database, changes), [note], "marks set")
+        return await _write(database, lock, await _newer_marks(database, changes), [note], "marks set")
     changes.friends, changes.groups = {}, Groups({}, {})
     more: list[Statement] = []
     said = f"stored at position {entry.pos}"
@@ -59,7 +98,7 @@ async def mend(database: Database, topics: Topics, dead: Dead, note: Statement) 
     elif entry.about and entry.message.kind in MEMBERSHIP_KINDS:
         more = await _membership(database, entry)
         said += ", the membership computed anew"
-    return await _write(database, changes, [*more, note], said)
+    return await _write(database, lock, changes, [*more, note], said)
 
 
 def _parsed(topics: Topics, dead: Dead) -> Parsed:
@@ -167,9 +206,11 @@ async def _notices(database: Database, entry: Entry, kinds: frozenset[str]) -> S
     return sorted([entry, *(e for e in parsed.entries if e.about == entry.about)], key=lambda e: e.pos)
 
 
-async def _write(database: Database, changes: Changes, more: Sequence[Statement], said: str) -> str:
+async def _write(
+    database: Database, lock: Sequence[Statement], changes: Changes, more: Sequence[Statement], said: str
+) -> str:
     try:
-        await database.write([*effects(changes), *more])
+        await database.write([*lock, *effects(changes), *more])
     except BadData as error:
         raise Hopeless(f"MySQL still refuses it: {error.message}") from error
     return said

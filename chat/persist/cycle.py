@@ -22,7 +22,7 @@ from chat.config import PersistConfig
 from chat.errors import PartAway, PartError
 from chat.metrics import PersistMetrics
 from chat.persist.heads import Heads
-from chat.persist.offsets import read_offsets
+from chat.persist.offsets import read_places
 from chat.persist.work import Work
 from chat.ports import Database, GroupConsumer, OutOfRange, Poll
 from chat.records import Consumed, TopicPartition
@@ -152,7 +152,9 @@ class Persist:
         """Heads are forgotten, and only then the offset is read: what another process commits in between is seen."""
         for partition in partitions:
             self._lose(partition)
-        offsets = await read_offsets(self._database, partitions)
+        places = await read_places(self._database, partitions)
+        self._work.begun(places)
+        offsets = {partition: place.next_offset for partition, place in places.items()}
         await self._consumer.seek(offsets)
         await self._consumer.resume(partitions)
         self._next |= offsets

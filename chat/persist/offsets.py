@@ -33,6 +33,14 @@ class Row(NamedTuple):
     next_offset: int
 
 
+class Place(NamedTuple):
+    """`mended`: how often `chat admin dead retry` has changed what lies in the partition's timelines; a transaction that was
+    made ready before that must not be committed after it."""
+
+    next_offset: int
+    mended: int
+
+
 async def check_offsets(database: Database, admin: LogAdmin, topics: Topics, generations: Sequence[str]) -> list[str]:
     """See that every partition has a row that fits it, and make those of new topics; `generations`: topics of messages,
     oldest first. Returns the topics to read: an old generation that does not fit any more is left out. Raises SetupError,
@@ -151,20 +159,32 @@ async def read_offsets(
     database: Database, partitions: Sequence[TopicPartition], missing: int | None = None
 ) -> dict[TopicPartition, int]:
     """Where to read from. `missing`: the offset of a partition without a row; None: raises SetupError. Raises PartError."""
+    standing = None if missing is None else Place(missing, 0)
+    return {p: place.next_offset for p, place in (await read_places(database, partitions, standing)).items()}
+
+
+async def read_places(
+    database: Database, partitions: Sequence[TopicPartition], missing: Place | None = None
+) -> dict[TopicPartition, Place]:
+    """The same, with how often each was mended."""
     if not partitions:
         return {}
     keys = ",".join(f"('{p.topic}',{p.partition})" for p in partitions)
     (result,) = await database.read(
-        [Statement(f"SELECT topic, topic_partition, next_offset FROM offsets WHERE (topic, topic_partition) IN ({keys})")]
+        [
+            Statement(
+                f"SELECT topic, topic_partition, next_offset, mended FROM offsets WHERE (topic, topic_partition) IN ({keys})"
+            )
+        ]
     )
-    found = {TopicPartition(topic, number): next_offset for topic, number, next_offset in result.rows}
-    offsets = {}
+    found = {TopicPartition(topic, number): Place(next_offset, mended) for topic, number, next_offset, mended in result.rows}
+    places = {}
     for p in partitions:
-        offset = found.get(p, missing)
-        if offset is None:
+        place = found.get(p, missing)
+        if place is None:
             raise SetupError(
                 f"{p.topic}/{p.partition} has no row in `offsets`: the topic got more partitions while persist was running, "
                 "or the database was emptied. Restart `chat persist`, it says what does not fit"
             )
-        offsets[p] = offset
-    return offsets
+        places[p] = place
+    return places

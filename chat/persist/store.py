@@ -31,6 +31,7 @@ KEYS: Final = 500
 
 #: partition → (where the batch begins, where it ends)
 Moves = Mapping[TopicPartition, tuple[int, int]]
+NEVER: Final[Mapping[TopicPartition, int]] = {}
 
 
 class Store:
@@ -92,14 +93,15 @@ class Store:
                 found.append(None)
         return found
 
-    async def write(self, changes: Changes, moves: Moves) -> None:
-        """All or nothing. Raises Conflict: another process owns one of the partitions; BadData: MySQL refuses a row;
-        PartAway: not known, read the offsets again."""
-        await self._database.write(transaction(changes, moves))
+    async def write(self, changes: Changes, moves: Moves, mended: Mapping[TopicPartition, int] = NEVER) -> None:
+        """All or nothing. `mended`: how often each was, when what the changes build on was read. Raises Conflict: another
+        process owns one of the partitions, or it was mended since; BadData: MySQL refuses a row; PartAway: not known, read
+        the offsets again."""
+        await self._database.write(transaction(changes, moves, mended))
 
 
-def transaction(changes: Changes, moves: Moves) -> list[Statement]:
-    return [_moved(moves), *effects(changes)]
+def transaction(changes: Changes, moves: Moves, mended: Mapping[TopicPartition, int] = NEVER) -> list[Statement]:
+    return [_moved(moves, mended), *effects(changes)]
 
 
 def effects(changes: Changes) -> list[Statement]:
@@ -123,11 +125,12 @@ def effects(changes: Changes) -> list[Statement]:
     ]
 
 
-def _moved(moves: Moves) -> Statement:
+def _moved(moves: Moves, mended: Mapping[TopicPartition, int]) -> Statement:
     """All offsets in one statement: it must change as many rows as there are partitions."""
     which = {p: f"topic = '{p.topic}' AND topic_partition = {p.partition}" for p in sorted(moves)}
     cases = " ".join(f"WHEN {which[p]} THEN {moves[p][1]}" for p in which)
-    where = " OR ".join(f"({which[p]} AND next_offset = {moves[p][0]})" for p in which)
+    as_read = {p: f" AND mended = {mended[p]}" if p in mended else "" for p in which}
+    where = " OR ".join(f"({which[p]} AND next_offset = {moves[p][0]}{as_read[p]})" for p in which)
     return Statement(f"UPDATE offsets SET next_offset = CASE {cases} END WHERE {where}", (), len(moves))
 
 

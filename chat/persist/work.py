@@ -7,6 +7,9 @@ goes to the dead, and its partition goes on.
 **Before anything is judged by a refusal, the offset is read again**: a process that has lost its partition sees duplicate
 keys where the new owner has stored the same records, and must not bury them.
 
+**What an operator mends meanwhile** (a dead record put where it belongs) changes states that a transaction builds on: it is
+rolled back then as if another owned the partition, which is begun anew.
+
 A dead record is acknowledged by Kafka before the offset behind it is committed, so it is never lost; a crash between the
 two puts it there twice.
 """
@@ -23,7 +26,7 @@ from chat.errors import BadData, Conflict, PartAway, PartError
 from chat.metrics import PersistMetrics
 from chat.persist.batch import Changes, build, needs, verify
 from chat.persist.heads import Heads
-from chat.persist.offsets import read_offsets
+from chat.persist.offsets import Place, read_places
 from chat.persist.parse import Dead, Parsed, parse_messages, parse_receipts
 from chat.persist.store import Store
 from chat.ports import Database, Producer
@@ -62,6 +65,11 @@ class Work:
         self._metrics = metrics
         self._max_bytes = max_batch_bytes
         self._buried: set[tuple[TopicPartition, int]] = set()  # of fetches that are not stored yet
+        self._mended: dict[TopicPartition, int] = {}
+
+    def begun(self, places: Mapping[TopicPartition, Place]) -> None:
+        """These partitions are read from there on; nothing of them is remembered from before."""
+        self._mended |= {partition: place.mended for partition, place in places.items()}
 
     async def store(self, fetched: Fetched) -> dict[TopicPartition, int]:
         """Store all of it; the new next offset of each partition. A partition that another process owns is left out.
@@ -90,8 +98,8 @@ class Work:
         try:
             return await self._transaction({partition: (begin, records)})
         except BadData as error:
-            found = (await read_offsets(self._database, [partition]))[partition]
-            if found != begin:
+            found = (await read_places(self._database, [partition]))[partition]
+            if found != (begin, self._mended.get(partition, found.mended)):
                 raise Conflict("mysql", 0, 0) from error
             if error.part != "mysql":
                 raise
@@ -103,7 +111,7 @@ class Work:
                 raise PartAway("mysql", f"not a record's fault, so none is buried for it: {error.message}") from error
             await self._bury([Dead(partition, records[0], f"MySQL refuses it: {error.message}")])
         end = records[0].offset + 1
-        await self._store.write(Changes(), {partition: (begin, end)})
+        await self._store.write(Changes(), {partition: (begin, end)}, self._mended)
         self._committed({partition: (begin, records)})
         return {partition: end}
 
@@ -112,7 +120,7 @@ class Work:
         if changes.dead:
             await self._bury(changes.dead)
         ends = {p: records[-1].offset + 1 for p, (_, records) in fetched.items()}
-        await self._store.write(changes, {p: (fetched[p][0], end) for p, end in ends.items()})
+        await self._store.write(changes, {p: (fetched[p][0], end) for p, end in ends.items()}, self._mended)
         for stream, head in changes.heads.items():
             self._heads.committed(stream, head.next_seq, head.partition)
         self._committed(fetched)

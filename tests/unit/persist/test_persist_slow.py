@@ -37,7 +37,10 @@ class SlowMysql:
 
     async def read(self, _: Any) -> list[Result]:
         await trio.lowlevel.checkpoint()
-        return [Result([(PLACE.topic, PLACE.partition, self.next_offset)], 0, 0)]
+        return [Result([(PLACE.topic, PLACE.partition, self.next_offset, 0)], 0, 0)]
+
+    def begun(self, places: Any) -> None:
+        """It remembers nothing."""
 
     async def store(self, fetched: Any) -> dict[TopicPartition, int]:
         [(begin, records)] = fetched.values()
