@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
@@ -34,11 +34,8 @@ from chat.persist.relations import Groups, befriend
 from chat.persist.store import Store, effects
 from chat.ports import Database, Statement
 from chat.positions import generation_of, offset_of
-from chat.protocol import MEMBERSHIP_KINDS, decode_message
+from chat.protocol import MEMBERSHIP_KINDS
 from chat.records import Consumed, TopicPartition, Topics, partition_of
-
-if TYPE_CHECKING:  # it brings Arrow
-    from chat.persist.archive.shelf import Cold, Shelf
 
 _CUT: Final = "(value cut from "
 TRIES: Final = 40
@@ -54,13 +51,11 @@ async def mend(database: Database, topics: Topics, dead: Dead, note: Statement) 
     if parsed.receipts:
         changes = build(parsed, await Store(database).load(needs(parsed), {}))
         return await _write(database, (), changes, [note], "cursors set")
-    entry = parsed.entries[0]
-    past = await archive.rows(entry.timeline, entry.conversation) if archive else []
     backoff = Backoff(0.005, 0.2)
     for _ in range(TRIES):
-        lock = await _locks_out(database, topics, entry.timeline)
+        lock = await _locks_out(database, topics, parsed.entries[0].timeline)
         try:
-            return await _mend(database, _parsed(topics, dead), lock, note, past)
+            return await _mend(database, _parsed(topics, dead), lock, note)
         except Conflict:
             await trio.sleep(backoff.next())
     raise Hopeless(f"persist has stored in its timeline's partition at each of {TRIES} tries: run this again")
@@ -78,13 +73,13 @@ async def _locks_out(database: Database, topics: Topics, timeline: str) -> list[
     return [Statement(f"UPDATE offsets SET mended = mended + 1 WHERE {where}", [v for row in mine for v in row], len(mine))]
 
 
-async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], note: Statement, past: Sequence[Cold]) -> str:
-    """One try. `past`: the archived rows of its conversation. Raises Conflict too."""
+async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], note: Statement) -> str:
+    """One try. Raises Conflict too."""
     (entry,) = parsed.entries
-    if await _is_stored(database, entry, past):
+    if await _is_stored(database, entry):
         return await _write(database, lock, Changes(), [note], "it is stored already")
     if entry.message.kind == "text":
-        changes, said = await _text(Store(database), parsed, entry, past)
+        changes, said = await _text(Store(database), parsed, entry)
         return await _write(database, lock, changes, [note], said)
     changes = build(parsed, await Store(database).load(needs(parsed), {}))
     if not changes.rows:
