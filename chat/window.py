@@ -77,6 +77,11 @@ class Window:
         lane = self._lanes.get((conversation, stream))
         return None if lane is None else lane.expected
 
+    def begun(self, conversation: str, stream: int) -> bool:
+        """A message of it was taken."""
+        lane = self._lanes.get((conversation, stream))
+        return lane is not None and lane.expected > lane.start
+
     def refuse(self, conversation: str, stream: int, seq: int) -> None:
         """A send was refused, for good or for now, without being offered. Its seq stays the expected one. Raises Full."""
         if (conversation, stream) not in self._lanes:

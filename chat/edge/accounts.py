@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 
 import structlog
@@ -19,6 +20,7 @@ from chat.records import PresenceEvent
 log = structlog.get_logger()
 
 NAME_LENGTH = 32
+FULL_MS = 30_000  # a device too many comes back after about this
 TELLINGS = 5  # the password is changed already: the other edges are told again and again, and the user hears of success
 NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 
@@ -60,6 +62,8 @@ async def login(context: Context, session: Session, request: Login) -> LoggedIn 
         found: Found = await services.logins.find(Entering(user, request.device))
     except Banned:
         session.close(Goodbye.BANNED, "banned")
+        return None
+    if _full(context, session, found):
         return None
     token = tokens.new_token()
     token_hash = tokens.hash_of(token)
@@ -152,6 +156,16 @@ def _not_twice(session: Session) -> None:
         raise ChatError("bad_request", "already logged in")
 
 
+def _full(context: Context, session: Session, found: Found) -> bool:
+    """The user has as many sessions here as he may: this one is sent away. (A device's own older one does not count.)"""
+    others = sum(other.device != found.device for other in context.hub.sessions_of(found.user))
+    if others < context.config.sessions_per_user:
+        return False
+    wait = int(FULL_MS * random.uniform(0.5, 1.5))
+    session.close(Goodbye.TOO_MANY_CONNECTIONS, "this user is on line with too many devices", wait)
+    return True
+
+
 async def _rehash(context: Context, user: int, old: str, password: str) -> None:
     """The hash with today's parameters; at some other log-in when it does not work out now."""
     try:
@@ -165,7 +179,9 @@ async def _rehash(context: Context, user: int, old: str, password: str) -> None:
 
 async def _open(
     context: Context, session: Session, found: Found, token: str, token_hash: bytes, *, asked_at: float
-) -> LoggedIn:
+) -> LoggedIn | None:
+    if _full(context, session, found):
+        return None
     opened = Opened(
         user=found.user,
         name=found.name,

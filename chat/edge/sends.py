@@ -23,6 +23,7 @@ from chat.edge.dispatch import Dispatch, Later
 from chat.edge.hub import EdgeHub
 from chat.edge.publisher import EdgePublisher, MessageParcel, NoticeParcel, accepted
 from chat.edge.receipts import ReceiptsLog
+from chat.edge.streams import Streams
 from chat.errors import ChatError, Goodbye, PartError, Unavailable
 from chat.ordering import TAKEN, Again, Full, Gap, Window
 from chat.ports import Database, Statement
@@ -60,11 +61,12 @@ class Intake:
         self._receipts = receipts
         self._progress = progress
         self._database = database
+        self.streams = Streams(config, database, clock.now)
 
     # ------------------------------------------------------------------ send
 
     def send(self, conn: Connection, request: protocol.Send) -> None:
-        """Raises ChatError, and Later where the recipient must be looked up first."""
+        """Raises ChatError, and Later where the recipient or the stream must be looked up first."""
         to, group, stream, seq = request.to, request.group, request.stream, request.seq
         if (to is None) == (group is None):
             raise ChatError("bad_request", "send: either `to` or `group`")
@@ -76,6 +78,8 @@ class Intake:
         try:
             if window.expected(conversation, stream) in (None, seq):
                 try:
+                    if not window.begun(conversation, stream):
+                        self.streams.admit(conn.user, conversation, stream, seq, now)
                     self._check(conn, to, group, now)
                     sent_at, value = self._value(conn.user, request)
                 except ChatError:

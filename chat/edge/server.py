@@ -169,7 +169,7 @@ class Edge:
             heard=self._heard,
             cut_off=lambda _: self.recheck.want(),
         )
-        intake = Intake(
+        self.intake = Intake(
             edge,
             hub=self.hub,
             publisher=self.publisher,
@@ -189,7 +189,7 @@ class Edge:
             memory=ports.memory,
             log=ports.log,
             services=self.services,
-            intake=intake,
+            intake=self.intake,
         )
         self.state = "starting"
         self._told_to_drain = trio.Event()
@@ -231,6 +231,7 @@ class Edge:
             await nursery.start(self.progress.run)
             nursery.start_soon(self.directory.run)
             nursery.start_soon(self.receipts.run)
+            nursery.start_soon(self.intake.streams.run)
             nursery.start_soon(self.deliveries.run)
             nursery.start_soon(self.presence.run)
             nursery.start_soon(self.missed.run)

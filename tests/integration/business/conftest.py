@@ -14,7 +14,7 @@ from tests.integration.business.world import World
 
 @pytest.fixture
 def edge_config() -> EdgeConfig:
-    return EdgeConfig(sync_wait_ms=50, too_old_messages=100)
+    return EdgeConfig(sync_wait_ms=50, too_old_messages=100, sessions_per_user=8)
 
 
 @pytest.fixture

@@ -402,3 +402,18 @@ async def test_groups_as_mysql_had_them_before_persist_caught_up_are_looked_up_a
     assert world.hub.groups_of(again.user) == {group}
     await world.log.persist()
     await until(lambda: world.hub.groups_of(again.user) == {other})
+
+
+async def test_a_user_has_a_bounded_number_of_sessions_at_an_edge(world: World, anna: int) -> None:
+    most = world.config.sessions_per_user
+    first, token = await world.login("anna")
+    for n in range(most - 1):
+        await world.login("anna", device=f"device-{n:03}")
+    rows = await world.sql("SELECT COUNT(*) FROM tokens")
+    session = Session()
+    request = p.Login(name="anna", password=PASSWORD, device="one-too-many")
+    assert await world.ask(session, request) is None
+    assert session.closed == Goodbye.TOO_MANY_CONNECTIONS
+    assert await world.sql("SELECT COUNT(*) FROM tokens") == rows
+    again = Session()
+    assert (await world.ask(again, p.Resume(token=token.token, device=first.device))).user == anna  # it replaces its own
