@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import click
 
-from chat.admin import accounts, console, erase
+from chat.admin import accounts, console
 from chat.admin.console import as_json, must_agree, now_ms, show, when, yes
-from chat.admin.export import export
 from chat.admin.online import Control, Online
 from chat.bridge import open_database, open_log_admin, open_memory, open_producer
 from chat.config import Config
 from chat.edge.tokens import Tokens
 from chat.errors import Goodbye
-from chat.persist.archive.service import open_archiver
-from chat.persist.archive.shelf import Shelf
 from chat.ports import Database, LogAdmin, Producer
 from chat.records import Topics
 from chat.settings import Loaded
@@ -77,67 +74,54 @@ def _shown(row: Any, as_json: bool) -> dict[str, Any]:
     return fields if as_json else {k: when(v) if k.endswith("_at") else v for k, v in fields.items()}
 
 
-@users.command()
-@click.argument("who")
-@with_settings(others=SERVERS)
-def ban(loaded: Loaded, who: str) -> None:
+Act = Callable[[Office, accounts.Person], Awaitable[str]]
+
+
+def _verb(act: Act) -> click.Command:
+    """A verb about one user: `act` does it and says what it did; its name and docstring are the verb's."""
+
+    @users.command(act.__name__, help=act.__doc__)
+    @click.argument("who")
+    @with_settings(others=SERVERS)
+    def verb(loaded: Loaded, who: str) -> None:
+        async def work(config: Config) -> str:
+            async with open_office(config) as office:
+                return await act(office, await accounts.find_user(office.database, who))
+
+        click.echo(console.run(loaded, work))
+
+    return verb
+
+
+@_verb
+async def ban(office: Office, person: accounts.Person) -> str:
     """Refuse log-ins, end tokens and sessions. Done again, it does what is left."""
-
-    async def work(config: Config) -> str:
-        async with open_office(config) as office:
-            person = await accounts.find_user(office.database, who)
-            await accounts.ban(office.database, person.user, now_ms())
-            ended = await accounts.end_tokens(office.database, office.tokens, person.user)
-            closed = await office.control.end_sessions(person.user, Goodbye.BANNED, closed=True)
-            return f"{person.name} is banned; {ended} tokens and {closed} sessions were ended"
-
-    click.echo(console.run(loaded, work))
+    await accounts.ban(office.database, person.user, now_ms())
+    ended = await accounts.end_tokens(office.database, office.tokens, person.user)
+    closed = await office.control.end_sessions(person.user, Goodbye.BANNED, closed=True)
+    return f"{person.name} is banned; {ended} tokens and {closed} sessions were ended"
 
 
-@users.command()
-@click.argument("who")
-@with_settings(others=SERVERS)
-def unban(loaded: Loaded, who: str) -> None:
+@_verb
+async def unban(office: Office, person: accounts.Person) -> str:
     """Let a banned user log in again, with the password."""
-
-    async def work(config: Config) -> str:
-        async with open_database(config.mysql) as database:
-            person = await accounts.find_user(database, who)
-            await accounts.unban(database, person.user)
-            return f"{person.name} may log in" if person.banned_at is not None else f"{person.name} was not banned"
-
-    click.echo(console.run(loaded, work))
+    await accounts.unban(office.database, person.user)
+    return f"{person.name} may log in" if person.banned_at is not None else f"{person.name} was not banned"
 
 
-@users.command()
-@click.argument("who")
-@with_settings(others=SERVERS)
-def kick(loaded: Loaded, who: str) -> None:
+@_verb
+async def kick(office: Office, person: accounts.Person) -> str:
     """Close a user's sessions. His clients do not come back by themselves, but he may, with the tokens he has."""
-
-    async def work(config: Config) -> str:
-        async with open_office(config) as office:
-            person = await accounts.find_user(office.database, who)
-            closed = await office.control.end_sessions(person.user, Goodbye.ASKED, closed=False)
-            return f"{closed} sessions of {person.name} were closed"
-
-    click.echo(console.run(loaded, work))
+    closed = await office.control.end_sessions(person.user, Goodbye.ASKED, closed=False)
+    return f"{closed} sessions of {person.name} were closed"
 
 
-@users.command()
-@click.argument("who")
-@with_settings(others=SERVERS)
-def logout(loaded: Loaded, who: str) -> None:
+@_verb
+async def logout(office: Office, person: accounts.Person) -> str:
     """End a user's tokens and sessions: each device has to log in with the password."""
-
-    async def work(config: Config) -> str:
-        async with open_office(config) as office:
-            person = await accounts.find_user(office.database, who)
-            ended = await accounts.end_tokens(office.database, office.tokens, person.user)
-            closed = await office.control.end_sessions(person.user, Goodbye.LOGGED_OUT, closed=False)
-            return f"{ended} tokens and {closed} sessions of {person.name} were ended"
-
-    click.echo(console.run(loaded, work))
+    ended = await accounts.end_tokens(office.database, office.tokens, person.user)
+    closed = await office.control.end_sessions(person.user, Goodbye.LOGGED_OUT, closed=False)
+    return f"{ended} tokens and {closed} sessions of {person.name} were ended"
 
 
 @users.command()
@@ -147,6 +131,9 @@ def logout(loaded: Loaded, who: str) -> None:
 def delete(loaded: Loaded, who: str, agreed: bool) -> None:
     """Delete a user: his log-in, his own timeline hot and archived, and all that is kept about him. What he wrote to others
     stays theirs. Done again, it does what is left."""
+    from chat.admin import erase
+    from chat.persist.archive.service import open_archiver
+
     must_agree(agreed, f"Delete {who} and all of his own messages? There is no way back.")
 
     async def work(config: Config) -> str:
@@ -178,6 +165,9 @@ def delete(loaded: Loaded, who: str, agreed: bool) -> None:
 @with_settings("archive", ("mysql",))
 def export_(loaded: Loaded, who: str) -> None:
     """A user's whole own timeline, hot and archived, as JSON lines in order."""
+    from chat.admin.export import export
+    from chat.persist.archive.service import open_archiver
+    from chat.persist.archive.shelf import Shelf
 
     async def work(config: Config) -> int:
         async with open_archiver(config, needed=False) as archiver, archiver.held_soon():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import structlog
 import trio
 
-from chat.admin.http import serve_http
 from chat.backoff import Backoff
 from chat.bridge.kafka_admin import open_log_admin
 from chat.bridge.kafka_group import open_group_consumer
@@ -17,7 +16,6 @@ from chat.config import Config
 from chat.errors import PartError
 from chat.generations import message_topics
 from chat.metrics import PersistMetrics
-from chat.notify import READY, notify
 from chat.persist.cycle import Persist
 from chat.persist.heads import Heads
 from chat.persist.janitor import Janitor
@@ -25,7 +23,7 @@ from chat.persist.offsets import check_offsets
 from chat.persist.work import Work
 from chat.ports import Database, LogAdmin
 from chat.records import Topics
-from chat.stopping import stop_on_signals
+from chat.serving import Role, serve_role
 
 log = structlog.get_logger()
 
@@ -44,10 +42,8 @@ async def run_persist(
         open_producer(config.kafka) as producer,
     ):
         names = await _checked(database, admin, topics)
-        async with (
-            open_group_consumer(config.kafka, f"{topics.namespace}-persist", names, settings.instance) as consumer,
-            trio.open_nursery() as nursery,
-        ):
+        group = f"{topics.namespace}-persist"
+        async with open_group_consumer(config.kafka, group, names, settings.instance) as consumer:
             heads = Heads(settings.stream_entries)
             work = Work(
                 topics,
@@ -75,22 +71,8 @@ async def run_persist(
                 prefix=config.redis.prefix,
                 metrics=metrics,
             )
-            if stop is None:
-                stop = trio.Event()
-                await nursery.start(stop_on_signals, stop)
-            if settings.metrics:
-                await nursery.start(
-                    serve_http, settings.metrics, metrics.registry, lambda: "" if persist.ready else "starting"
-                )
-            nursery.start_soon(janitor.run)
-
-            def ready() -> None:
-                log.info("ready", role="persist", name=settings.name, topics=names)
-                notify(READY)
-                task_status.started()
-
-            await persist.run(stop, ready)
-            nursery.cancel_scope.cancel()
+            role = Role("persist", settings.name, settings.metrics, metrics.registry)
+            await serve_role(role, persist, beside=(janitor.run,), stop=stop, task_status=task_status, topics=names)
     log.info("stopped", role="persist", name=settings.name)
 
 

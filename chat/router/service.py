@@ -6,7 +6,6 @@ import structlog
 import trio
 from msgspec.structs import replace
 
-from chat.admin.http import serve_http
 from chat.bridge.kafka_admin import open_log_admin
 from chat.bridge.kafka_group import open_group_consumer
 from chat.bridge.kafka_producer import open_producer
@@ -15,12 +14,11 @@ from chat.bridge.redis import open_memory
 from chat.config import Config, KafkaConfig
 from chat.generations import message_topics
 from chat.metrics import RouterMetrics
-from chat.notify import READY, notify
 from chat.records import Topics
 from chat.router.cycle import Router
 from chat.router.lookup import Breaker, Lookup
 from chat.router.outcasts import Outcasts
-from chat.stopping import stop_on_signals
+from chat.serving import Role, serve_role
 
 log = structlog.get_logger()
 
@@ -39,10 +37,8 @@ async def run_router(
         open_producer(_impatient(config)) as prober,
     ):
         generations = await message_topics(admin, topics)
-        async with (
-            open_group_consumer(config.kafka, f"{topics.namespace}-router", generations, settings.instance) as consumer,
-            trio.open_nursery() as nursery,
-        ):
+        group = f"{topics.namespace}-router"
+        async with open_group_consumer(config.kafka, group, generations, settings.instance) as consumer:
             breaker = Breaker(redis, metrics.broadcasting)
             outcasts = Outcasts(topics, prober, redis, config.redis.prefix, metrics.given_up)
             router = Router(
@@ -58,23 +54,9 @@ async def run_router(
                 max_batch_bytes=config.kafka.max_batch_bytes,
                 newest=topics.generation_of(generations[-1]) or 0,
             )
-            if stop is None:
-                stop = trio.Event()
-                await nursery.start(stop_on_signals, stop)
-            if settings.metrics:
-                await nursery.start(
-                    serve_http, settings.metrics, metrics.registry, lambda: "" if router.ready else "starting"
-                )
-            nursery.start_soon(breaker.run)
-            nursery.start_soon(outcasts.run)
-
-            def ready() -> None:
-                log.info("ready", role="router", name=settings.name, topics=generations)
-                notify(READY)
-                task_status.started()
-
-            await router.run(stop, ready)
-            nursery.cancel_scope.cancel()
+            role = Role("router", settings.name, settings.metrics, metrics.registry)
+            beside = (breaker.run, outcasts.run)
+            await serve_role(role, router, beside=beside, stop=stop, task_status=task_status, topics=generations)
     log.info("stopped", role="router", name=settings.name)
 
 
