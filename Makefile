@@ -29,7 +29,7 @@ chaos: setup-dev
 recovery-table: setup-dev
 	$(BIN)/python -m tests.harness.table .chat-chaos/recovery.json docs/failures.md
 
-# A cluster of its own, every row of docs/performance.md: half an hour that wants the machine for itself. BENCH="light storm"
+# Clusters of its own, every row of docs/performance.md: an hour that wants the machine for itself. BENCH="light storm"
 BENCH ?=
 bench: setup
 	@$(BIN)/chat bench $(BENCH)
@@ -45,7 +45,8 @@ down:
 clean:
 	@[ ! -x $(BIN)/chat ] || $(BIN)/chat down
 	@[ ! -d .chat-bench ] || $(BIN)/chat down --state .chat-bench
-	rm -rf .chat .chat-bench .chat-chaos .venv kafka/jars .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@[ ! -d .chat-bench-store ] || $(BIN)/chat down --state .chat-bench-store
+	rm -rf .chat .chat-bench .chat-bench-store .chat-chaos .venv kafka/jars kafka/classes.jsa .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 setup:
 	@scripts/setup.sh

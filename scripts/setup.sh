@@ -104,4 +104,6 @@ fi
 
 # ---------------------------------------------------------------- Kafka
 
-jars_are_there || scripts/kafka.sh
+jars_are_there || { rm -f kafka/classes.jsa && scripts/kafka.sh; }
+[ kafka/classes.jsa -nt "$(readlink -f "${java:-$(command -v java)}")" ] ||
+    { say "setup: an archive of Kafka's classes" && .venv/bin/python -m chat.tools.classes; }

@@ -11,6 +11,7 @@ from chat.errors import SetupError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 JARS: Final = ROOT / "kafka" / "jars"
+ARCHIVE: Final = ROOT / "kafka" / "classes.jsa"  # of the classes in them; see classes.py
 
 
 def project_file(name: str) -> Path:
