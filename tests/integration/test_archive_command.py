@@ -69,7 +69,7 @@ async def test_run_status_and_verify(mysql_config: MysqlConfig, tmp_path: Path) 
         status = json.loads((await chat("archive", "status", "--json", settings=settings)).stdout)
         assert (status["slices"], status["rows"], status["hot_rows"], status["last_rows"]) == (3, 250, 0, 250)
         assert status["oldest"] < status["newest"] < NOW
-        assert status["next_run"] == status["last_run"] + DAY_MS
+        assert status["next_run"] - status["last_run"] < DAY_MS  # one that was asked for is no reason to wait
         said = await chat("archive", "verify", settings=settings)
         assert "3 slices, 250 rows" in said.stdout
         (path, *_) = sorted((tmp_path / "files").iterdir())

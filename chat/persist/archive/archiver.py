@@ -161,7 +161,7 @@ class Archiver:
         """What the tables say of runs before, and about how many rows there are."""
         ended, estimate = await self.database.read(
             [
-                Statement("SELECT MAX(began_at) FROM archive_runs WHERE ended_at IS NOT NULL"),
+                Statement("SELECT MAX(began_at) FROM archive_runs WHERE ended_at IS NOT NULL AND why <> 'asked'"),
                 Statement(
                     "SELECT table_rows FROM information_schema.tables WHERE table_schema = DATABASE()"
                     " AND table_name = 'messages'"

@@ -82,7 +82,8 @@ YOUNG_MS: Final = 600_000
 
 
 class Past(NamedTuple):
-    """`began_at`: when the last run that came to its end began (ms); None: there was none. `rows`: about so many are hot."""
+    """`began_at`: when the last run by itself that came to its end began (ms); None: there was none. `rows`: about so many
+    are hot."""
 
     began_at: int | None
     rows: int

@@ -63,7 +63,7 @@ class Status:
 
 async def read_status(database: Database, config: ArchiveConfig, now: int) -> Status:
     """Counts the hot rows: seconds, where there are millions."""
-    cold, files, hot, size, ended, last = await database.read(
+    cold, files, hot, size, ended, last, by_itself = await database.read(
         [
             Statement(
                 "SELECT COUNT(*), IFNULL(SUM(row_count), 0), IFNULL(SUM(byte_count), 0), MIN(min_sent_at), MAX(max_sent_at)"
@@ -80,6 +80,7 @@ async def read_status(database: Database, config: ArchiveConfig, now: int) -> St
                 " ORDER BY id DESC LIMIT 1"
             ),
             Statement("SELECT began_at, ended_at FROM archive_runs ORDER BY id DESC LIMIT 1"),
+            Statement("SELECT MAX(began_at) FROM archive_runs WHERE ended_at IS NOT NULL AND why <> 'asked'"),
         ]
     )
     slices, rows, size_cold, oldest, newest = cold.rows[0]
@@ -87,7 +88,8 @@ async def read_status(database: Database, config: ArchiveConfig, now: int) -> St
     running = last.rows[0][0] if last.rows and last.rows[0][1] is None else None
     next_run = None
     if config.url:
-        next_run = now if began_at is None else max(now, began_at + int(config.run_hours * HOUR_MS))
+        due = (by_itself.rows[0][0] or 0) + int(config.run_hours * HOUR_MS)
+        next_run = max(now, due)
     return Status(
         url=shown(config.url) if config.url else "",
         slices=int(slices),
