@@ -43,7 +43,7 @@ class MysqlConfig(Struct, frozen=True, kw_only=True):
 class EdgeConfig(Struct, frozen=True, kw_only=True):
     name: str = "edge-1"
     listen: str = "127.0.0.1:7100"  # clients, directly
-    listen_proxy: str = "127.0.0.1:7200"  # clients through nginx: PROXY protocol v1 or v2 is required here
+    listen_proxy: str = "127.0.0.1:7200"  # clients through nginx, or unix:/path: PROXY protocol v1 or v2 is required here
     announce: str = ""  # host:port of listen_proxy as nginx reaches it; empty: listen_proxy
     weight: int = 1  # in nginx's upstream
     metrics: str = ""  # host:port for /metrics, /healthz, /readyz; empty: none

@@ -10,7 +10,6 @@ Once a heartbeat a **tick** looks at every connection: missed heartbeats, deadli
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections import deque
@@ -217,7 +216,7 @@ class Reactor:
                 self._accepting(False)
                 return
             try:
-                self._take(sock, str(peer[0]), state)
+                self._take(sock, str(peer[0]) if peer else "", state)  # a Unix peer has no address
             except OSError as error:  # gone already, or more than epoll may watch
                 _log.warning("a connection cannot be served", error=str(error))
                 self.connections.pop(sock.fileno(), None)
@@ -335,31 +334,11 @@ class Reactor:
 
 def tune(sock: socket.socket) -> None:
     """A chat's frames are small and go at once; the kernel's own 7200/75/9 finds a dead peer too late."""
+    if sock.family == socket.AF_UNIX:
+        return  # it does neither wait nor lose its peer
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
-
-
-def bind(address: tuple[str, int]) -> socket.socket:
-    """A listening TCP socket."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(min(4_096, _somaxconn()))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _somaxconn() -> int:
-    path = "/proc/sys/net/core/somaxconn"
-    if not os.path.exists(path):
-        return socket.SOMAXCONN
-    with open(path) as file:
-        return int(file.read())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from secrets import randbits
@@ -17,7 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
-from chat.admin.http import serve_http, split_address
+from chat.admin.http import serve_http
 from chat.backoff import Backoff
 from chat.bridge.kafka_admin import open_log_admin
 from chat.bridge.kafka_producer import open_producer
@@ -34,12 +35,13 @@ from chat.edge.directory import Directory
 from chat.edge.dispatch import Dispatch
 from chat.edge.handlers import HANDLERS
 from chat.edge.hub import EdgeHub
+from chat.edge.listening import listening
 from chat.edge.locations import Locations
 from chat.edge.missed import Missed
 from chat.edge.presence import PresenceFeed
 from chat.edge.progress import EdgeProgress
 from chat.edge.publisher import EdgePublisher
-from chat.edge.reactor import Reactor, bind
+from chat.edge.reactor import Reactor
 from chat.edge.receipts import ReceiptsLog
 from chat.edge.recheck import Recheck
 from chat.edge.sends import Intake
@@ -219,8 +221,8 @@ class Edge:
         """Serve until `stop` is set, then drain. Raises SetupError."""
         edge = self.config.edge
         async with AsyncExitStack() as stack:
-            listeners = [stack.enter_context(bind(split_address(address))) for address in (edge.listen, edge.listen_proxy)]
-            self.ports = [listener.getsockname()[1] for listener in listeners]
+            listeners = [stack.enter_context(listening(address)) for address in (edge.listen, edge.listen_proxy)]
+            self.ports = [0 if sock.family == socket.AF_UNIX else sock.getsockname()[1] for sock in listeners]
             nursery = await stack.enter_async_context(trio.open_nursery())
             if edge.metrics:
                 await nursery.start(serve_http, edge.metrics, self.metrics.registry, self.ready)

@@ -23,6 +23,7 @@ from chat.tools.logfiles import last_lines
 from chat.tools.parts import write_private
 from chat.tools.running import is_alive, kill
 from chat.tools.selftest import selftest
+from chat.tools.sockets import remove, socket_folder
 from chat.tools.state import Processes, State, kill_all, leftovers, state_of
 
 WANTED: Final = ("edges", "routers", "persists")
@@ -210,6 +211,8 @@ async def take_down(state: State, now: bool, tell: Tell = say) -> None:
     if left := leftovers(state):
         raise SetupError(f"these do not end: {', '.join(str(identity.pid) for identity in left)}")
     state.forget_processes()
+    if folder := socket_folder(state.folder):
+        remove(folder)
     if found and found.supervisor.pid:
         has_ended(found.supervisor.pid)
     tell("stopped")

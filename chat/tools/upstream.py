@@ -17,7 +17,7 @@ BALANCE: Final = {
 }
 #: nginx refuses an upstream without servers. Nobody listens on port 1 of the loopback.
 NOBODY: Final = "    server 127.0.0.1:1 down; # no edge is leased"
-ADDRESS: Final = re.compile(r"[\w.\-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+ADDRESS: Final = re.compile(r"[\w.\-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}|unix:/[\w./\-]{1,107}")
 #: A line of it as rendered below.
 SERVER: Final = re.compile(r"^    server (\S+) weight=(\d+) .*; # (\S+)$", re.MULTILINE)
 #: Descriptors of a worker that are not connections.

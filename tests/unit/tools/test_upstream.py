@@ -11,14 +11,14 @@ from chat.errors import SetupError
 from chat.tools.nginx import rewrite_stream, stream_conf, write_stream
 from chat.tools.upstream import Leases, Upstream, render_stream, size
 
-ONE, TWO = Upstream("edge-1", "127.0.0.1:7201", 1), Upstream("edge-2", "127.0.0.1:7202", 3)
+ONE, TWO = Upstream("edge-1", "127.0.0.1:7201", 1), Upstream("edge-2", "unix:/tmp/chat-0-a1/edge-2.sock", 3)
 BOTH = {"edge-1": ONE, "edge-2": TWO}
 
 
 def test_edges_in_order_with_weights() -> None:
     text = stream_conf(NginxConfig(), frozenset({TWO, ONE}))
     first, second = (
-        text.index(f"server 127.0.0.1:720{n} weight={w} max_fails=1 fail_timeout=1s;") for n, w in ((1, 1), (2, 3))
+        text.index(f"server {one.address} weight={w} max_fails=1 fail_timeout=1s;") for one, w in ((ONE, 1), (TWO, 3))
     )
     assert first < second
     assert "proxy_timeout 300s;" in text
@@ -43,7 +43,10 @@ def test_no_edge_is_still_a_configuration() -> None:
     assert "server 127.0.0.1:1 down;" in stream_conf(NginxConfig(), frozenset())
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1", "127.0.0.1:7201; }", "host name:1"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "127.0.0.1", "127.0.0.1:7201; }", "host name:1", "unix:", "unix:edge.sock", "unix:/tmp/a b", "unix:/tmp/a;}"],
+)
 def test_an_address_cannot_write_configuration(address: str) -> None:
     with pytest.raises(SetupError):
         render_stream(NginxConfig(), [Upstream("edge-1", address, 1)])
