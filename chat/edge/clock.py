@@ -43,9 +43,13 @@ class EdgeClock:
             self._keep(user, at)
         return at
 
+    def is_ahead(self, sent_at: int) -> bool:
+        """Must `shown` be told of it? What lies behind the wall clock is forgotten anyway."""
+        return sent_at >= self._last
+
     def shown(self, users: Iterable[int], sent_at: int) -> None:
         """A message of this time was shown to these users: what they send next is above it."""
-        if sent_at < self._last:
+        if not self.is_ahead(sent_at):
             return
         for user in users:
             if self._users.get(user, 0) <= sent_at:

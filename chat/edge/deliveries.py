@@ -62,6 +62,7 @@ class Deliveries:
         self._check_later = check_later
         self._metrics = metrics
         self._replication = 1
+        self._fanned_out = 0  # of this batch
         self._tail = Tail(
             topic, reader, log, records=RECORDS, take=self._take, cut_off=lambda _: hub.resync_all("topic"), make=self._make
         )
@@ -106,6 +107,8 @@ class Deliveries:
         if missed:  # a router that gave this topic up for a while says so
             self._hub.resync_all("missed")
         if count:
+            self._metrics.fanned_out.inc(self._fanned_out)
+            self._fanned_out = 0
             self._metrics.deliveries.inc(count)
             self._metrics.delay.observe(max(0, self._clock.now() - oldest) / 1_000)
 
@@ -116,10 +119,11 @@ class Deliveries:
         if not sessions:
             return
         chunk = frame(payload)
-        for session in sessions.copy() if len(sessions) > 1 else tuple(sessions):
+        if self._clock.is_ahead(sent_at):  # rare: of all others the clock need not know
+            self._clock.shown({session.user for session in sessions}, sent_at)
+        self._fanned_out += len(sessions)
+        for session in tuple(sessions):  # one that overflows leaves
             session.deliver(chunk)
-        self._metrics.fanned_out.inc(len(sessions))
-        self._clock.shown({session.user for session in sessions}, sent_at)
         if receipt or (kind is not None and kind in _HEEDED):
             self._heed(timeline, pos, kind, payload)
 
