@@ -26,6 +26,7 @@ from chat.errors import BadData, Conflict, PartAway, PartError
 from chat.metrics import PersistMetrics
 from chat.persist.batch import Changes, build, needs, verify
 from chat.persist.heads import Heads
+from chat.persist.numbers import Numbers
 from chat.persist.offsets import Place, read_places
 from chat.persist.parse import Dead, Parsed, parse_messages, parse_receipts
 from chat.persist.store import Store
@@ -60,6 +61,7 @@ class Work:
         self._topics = topics
         self._database = database
         self._store = Store(database)
+        self._numbers = Numbers(database)
         self._producer = producer
         self._heads = heads
         self._metrics = metrics
@@ -139,6 +141,7 @@ class Work:
                 parse_receipts(parsed, partition, records)
             else:
                 parse_messages(parsed, partition, generation, records)
+        await self._numbers.see(parsed)
         known = await self._store.load(needs(parsed), self._heads)
         changes = build(parsed, known)
         for entry in verify(changes, await self._store.first_copies(changes.unverified)):
