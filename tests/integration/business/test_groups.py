@@ -111,10 +111,13 @@ async def test_create_twice_at_once_makes_one_group(world: World) -> None:
     async def create_it() -> None:
         made.add((await world.ask(anna, request)).group)
 
+    world.log.persisting = False  # this one persists for one at a time
     async with trio.open_nursery() as nursery:
         for _ in range(4):
             nursery.start_soon(create_it)
+    await world.log.persist()
     assert len(made) == 1
+    assert await mine(world, anna) == list(made)
     assert await world.sql("SELECT id FROM chat_groups") == [(made.pop(),)]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from chat.admin import mending
 from chat.admin.graveyard import Dead
-from chat.admin.mending import TRIES, Hopeless, mend
+from chat.admin.mending import Hopeless, mend
 from chat.errors import Conflict
 from chat.persist.batch import Changes
 from chat.ports import Database, Result, Statement
@@ -82,9 +83,10 @@ async def test_other_partitions_are_left_alone(world: World) -> None:
     assert rows == [(n, int(n == dead.partition), int(n == dead.partition)) for n in range(len(rows))]
 
 
-async def test_a_persist_that_always_comes_first_is_said_so(world: World) -> None:
+async def test_a_persist_that_always_comes_first_is_said_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mending, "TRIES", 5)
     dead = await dead_request(world)
-    steps = [lambda: say(world, "friend_removed", 1, 2)] * TRIES
+    steps = [lambda: say(world, "friend_removed", 1, 2)] * 5
     between: Any = Between(world.real, *steps)
     with pytest.raises(Hopeless, match="run this again"):
         await mend(between, TOPICS, dead, NOTE)
