@@ -2,8 +2,8 @@
 
 A cycle costs more than a message, so the busier the machine, the more messages should share one. How busy it is shows in
 how long a cycle takes, compared with the quickest of late: on an idle machine they are alike, on one that is full a cycle
-waits for its turn at every step. The pause is mean² / (2 × quickest): half a cycle where there is room, six cycles
-where each takes twelve times as long as it could.
+waits for its turn at every step. The pause is mean² / (8 × quickest): an eighth of a cycle where there is room, two
+cycles where each takes sixteen times as long as it could.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ class Linger:
         """A cycle has ended; one that has failed is not told."""
         self._mean = self._mean + WEIGHT * (cycle - self._mean) if self._mean else cycle
         self._quickest = max(min(self._quickest * FORGET, cycle), 1e-6)
-        self.seconds = min(self._most, max(self._least, self._mean**2 / (2 * self._quickest)))
+        self.seconds = min(self._most, max(self._least, self._mean**2 / (8 * self._quickest)))
