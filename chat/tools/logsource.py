@@ -50,7 +50,9 @@ class Span(NamedTuple):
     end: int
     first: int = 0
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """Offsets in it."""
         return max(0, self.end - self.start)
 
 
@@ -151,7 +153,7 @@ class Reading:
         self._readers: dict[TopicPartition, KafkaLogReader] = {}
         self._wanted = wanted
         self.records = 0  # read so far, wanted or not
-        self.total = sum(map(len, spans))
+        self.total = sum(span.size for span in spans)
 
     def __aiter__(self) -> Reading:
         return self

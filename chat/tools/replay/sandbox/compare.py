@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
@@ -172,7 +172,7 @@ class Comparison:
 
     async def _both(
         self, table: str, keys: Sequence[str], columns: Sequence[str]
-    ) -> AsyncIterator[tuple[tuple[Any, ...], Any, Any]]:
+    ) -> AsyncGenerator[tuple[tuple[Any, ...], Any, Any], None]:
         """The rows of the sandbox's table, in order of their keys, and those of the live one with the same key, or None."""
         chosen = ", ".join((*keys, *columns))
         width, offset = len(keys), 0

@@ -89,6 +89,27 @@ class _Range:
         return topic, partition_of(timeline, self._counts.get(topic, 1)), offset_of(pos)
 
 
+class _Tally:
+    """Takes differences. Rows at the places of dead records were made by an operator, and are none."""
+
+    def __init__(self, of: _Range) -> None:
+        self._of = of
+        self.dead: set[tuple[str, int, int]] = set()
+        self.counts = {"missing": 0, "extra": 0, "different": 0}
+        self.differences: list[Difference] = []
+        self.mended = 0
+
+    def __call__(self, one: Difference) -> None:
+        if one.table == "messages" and one.what == "extra":
+            timeline, _, pos = one.where.partition("@")
+            if self._of.place(timeline, int(pos)) in self.dead:
+                self.mended += 1
+                return
+        self.counts[one.what] += 1
+        if len(self.differences) < MOST:
+            self.differences.append(one)
+
+
 async def into_sandbox(
     config: Config, source: LogSource, asked: Asked, *, url: str | None, keep: bool, quiet: bool,
     clock: Callable[[], float] = time.time,
@@ -108,25 +129,10 @@ async def into_sandbox(
         async with open_sandbox(config.mysql, url, keep=keep) as (name, sandbox):
             shelf = Shelf(live, config.archive.url)
             filler = Filler(config, source.topics, sandbox, Before(live, sandbox, shelf, of.begin))
-            differences: list[Difference] = []
-            tally = {"missing": 0, "extra": 0, "different": 0}
-            mended = 0
-            dead: set[tuple[str, int, int]] = set()
-
-            def told(one: Difference) -> None:
-                nonlocal mended
-                if one.table == "messages" and one.what == "extra":
-                    timeline, _, pos = one.where.partition("@")
-                    if of.place(timeline, int(pos)) in dead:
-                        mended += 1
-                        return
-                tally[one.what] += 1
-                if len(differences) < MOST:
-                    differences.append(one)
-
+            tally = _Tally(of)
             days = config.archive.retention_days
             comparison = Comparison(
-                sandbox, live, shelf, of.stretches, only=only, told=told,
+                sandbox, live, shelf, of.stretches, only=only, told=tally,
                 expired_before=int(clock() * 1000 - days * _DAY_MS) if days else 0, deleted=[user for (user,) in gone.rows],
             )  # fmt: skip
             keys = None if only is None else frozenset(t.encode() for t in only)
@@ -142,12 +148,13 @@ async def into_sandbox(
                     nursery.start_soon(tell_progress, Output(), said)
                 await filler.begin([*spans, *receipts])
                 await filler.fill(reading)
-                dead |= {(d.topic, d.partition, d.offset) for d in filler.grave.dead}
+                tally.dead |= {(d.topic, d.partition, d.offset) for d in filler.grave.dead}
                 compared = await comparison.all()
                 nursery.cancel_scope.cancel()
-            duplicates = int(filler.metrics.duplicates._value.get())
+            duplicates = int(filler.metrics.registry.get_sample_value("chat_persist_duplicates_total") or 0)
         return Report(
-            name, keep, spans, filler.records, waiting, duplicates, filler.grave.dead, compared, differences, tally, mended
+            name, keep, spans, filler.records, waiting, duplicates, filler.grave.dead, compared, tally.differences,
+            tally.counts, tally.mended,
         )  # fmt: skip
 
 
@@ -176,8 +183,8 @@ async def _stored(live: Database, source: LogSource, spans: Sequence[Span]) -> t
                 "they do not belong together; `chat config` says which servers these are"
             )
         cut = span._replace(end=min(span.end, stored))
-        waiting += len(span) - len(cut)
-        if len(cut):
+        waiting += span.size - cut.size
+        if cut.size:
             found.append(cut)
     return found, waiting
 
