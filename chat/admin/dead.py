@@ -74,12 +74,21 @@ def retry(loaded: Loaded, numbers: tuple[int, ...]) -> int:
     """Put records where they belong, now that what was wrong is mended. Done twice, nothing is stored twice. Exit code 1:
     one of them cannot be."""
 
+    from chat.persist.archive.service import open_archiver
+    from chat.persist.archive.shelf import Shelf
+
     async def work(config: Config) -> bool:
         topics, all_well = Topics(config.kafka.namespace), True
-        async with _open(config) as (graveyard, database):
+        async with (
+            _open(config) as (graveyard, database),
+            open_archiver(config, needed=False) as archiver,
+            archiver.held_soon(),
+        ):
+            archive = Shelf(database, config.archive.url)
             for one in await graveyard.some(numbers):
+                note = await graveyard.note(one.number, "retried", now_ms())
                 try:
-                    said = await mend(database, topics, one, await graveyard.note(one.number, "retried", now_ms()))
+                    said = await mend(database, topics, one, note, archive)
                 except Hopeless as error:
                     all_well = False
                     click.echo(f"{one.number}: not retried: {plain(error)}", err=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -34,8 +34,11 @@ from chat.persist.relations import Groups, befriend
 from chat.persist.store import Store, effects
 from chat.ports import Database, Statement
 from chat.positions import generation_of, offset_of
-from chat.protocol import MEMBERSHIP_KINDS
+from chat.protocol import MEMBERSHIP_KINDS, decode_message
 from chat.records import Consumed, TopicPartition, Topics, partition_of
+
+if TYPE_CHECKING:  # it brings Arrow
+    from chat.persist.archive.shelf import Cold, Shelf
 
 _CUT: Final = "(value cut from "
 TRIES: Final = 40
@@ -45,17 +48,20 @@ class Hopeless(Exception):
     """It cannot be put where it belongs (now): says why."""
 
 
-async def mend(database: Database, topics: Topics, dead: Dead, note: Statement) -> str:
-    """Store it, and `note` with it in one transaction; what was done. Raises Hopeless, PartError."""
+async def mend(database: Database, topics: Topics, dead: Dead, note: Statement, archive: Shelf | None = None) -> str:
+    """Store it, and `note` with it in one transaction; what was done. `archive`: where older rows may be; the archiver must
+    be held off then. Raises Hopeless, PartError, SetupError."""
     parsed = _parsed(topics, dead)
     if parsed.receipts:
         changes = build(parsed, await Store(database).load(needs(parsed), {}))
         return await _write(database, (), changes, [note], "cursors set")
+    entry = parsed.entries[0]
+    past = await archive.rows(entry.timeline, entry.conversation) if archive else []
     backoff = Backoff(0.005, 0.2)
     for _ in range(TRIES):
-        lock = await _locks_out(database, topics, parsed.entries[0].timeline)
+        lock = await _locks_out(database, topics, entry.timeline)
         try:
-            return await _mend(database, _parsed(topics, dead), lock, note)
+            return await _mend(database, _parsed(topics, dead), lock, note, past)
         except Conflict:
             await trio.sleep(backoff.next())
     raise Hopeless(f"persist has stored in its timeline's partition at each of {TRIES} tries: run this again")
@@ -73,13 +79,13 @@ async def _locks_out(database: Database, topics: Topics, timeline: str) -> list[
     return [Statement(f"UPDATE offsets SET mended = mended + 1 WHERE {where}", [v for row in mine for v in row], len(mine))]
 
 
-async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], note: Statement) -> str:
-    """One try. Raises Conflict too."""
+async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], note: Statement, past: Sequence[Cold]) -> str:
+    """One try. `past`: the archived rows of its conversation. Raises Conflict too."""
     (entry,) = parsed.entries
-    if await _is_stored(database, entry):
+    if await _is_stored(database, entry, past):
         return await _write(database, lock, Changes(), [note], "it is stored already")
     if entry.message.kind == "text":
-        changes, said = await _text(Store(database), parsed, entry)
+        changes, said = await _text(Store(database), parsed, entry, past)
         return await _write(database, lock, changes, [note], said)
     changes = build(parsed, await Store(database).load(needs(parsed), {}))
     if not changes.rows:
@@ -88,10 +94,10 @@ async def _mend(database: Database, parsed: Parsed, lock: Sequence[Statement], n
     more: list[Statement] = []
     said = f"stored at position {entry.pos}"
     if entry.about and entry.message.kind in FRIEND_KINDS:
-        changes.friends = await _friendship(database, entry)
+        changes.friends = await _friendship(database, entry, past)
         said += ", the friendship computed anew"
     elif entry.about and entry.message.kind in MEMBERSHIP_KINDS:
-        more = await _membership(database, entry)
+        more = await _membership(database, entry, past)
         said += ", the membership computed anew"
     return await _write(database, lock, changes, [*more, note], said)
 
@@ -113,20 +119,25 @@ def _parsed(topics: Topics, dead: Dead) -> Parsed:
     return parsed
 
 
-async def _is_stored(database: Database, entry: Entry) -> bool:
+async def _is_stored(database: Database, entry: Entry, past: Sequence[Cold]) -> bool:
     """Raises Hopeless where another record has its position."""
     select = Statement("SELECT body FROM messages WHERE timeline = %s AND position = %s", (entry.timeline, entry.pos))
     (result,) = await database.read([select])
-    if result.rows and bytes(result.rows[0][0]) != entry.record.value:
+    found = [bytes(row[0]) for row in result.rows] or [row.body for row in past if row.position == entry.pos]
+    if found and found[0] != entry.record.value:
         raise Hopeless(f"another record is stored at its position {entry.pos} of {entry.timeline}")
-    return bool(result.rows)
+    return bool(found)
 
 
-async def _text(store: Store, parsed: Parsed, entry: Entry) -> tuple[Changes, str]:
+async def _text(store: Store, parsed: Parsed, entry: Entry, past: Sequence[Cold]) -> tuple[Changes, str]:
     changes = build(parsed, await store.load(needs(parsed), {}))
     if not changes.unverified:  # it is next in its stream, or first
         return changes, f"stored at position {entry.pos}"
     ((first),) = await store.first_copies([entry])
+    own = (entry.message.sender, entry.stream, entry.seq)
+    for row in past if first is None else ():
+        if (row.sender, row.stream, row.seq) == own:
+            first = (row.position, decode_message(row.body))
     if first is None:
         return Changes(rows=[entry]), f"stored at position {entry.pos}; its stream had moved on"
     if not same_content(first[1], entry.message):
@@ -146,20 +157,20 @@ async def _newer_marks(database: Database, changes: Changes) -> Changes:
     return changes
 
 
-async def _friendship(database: Database, entry: Entry) -> dict[tuple[int, int], Friendship]:
+async def _friendship(database: Database, entry: Entry, past: Sequence[Cold]) -> dict[tuple[int, int], Friendship]:
     owner, state, changed_at = int(entry.timeline[1:]), None, entry.pos
-    for one in await _notices(database, entry, FRIEND_KINDS):
+    for one in await _notices(database, entry, FRIEND_KINDS, past):
         after = befriend(state, one.message.kind, one.message.sender == owner)
         if after != state:
             state, changed_at = after, one.pos
     return {(owner, entry.about): Friendship(state, changed_at)}
 
 
-async def _membership(database: Database, entry: Entry) -> list[Statement]:
+async def _membership(database: Database, entry: Entry, past: Sequence[Cold]) -> list[Statement]:
     """His stays are written anew. Where he owned the group and is not in it, the longest member owns it."""
     group, user = int(entry.timeline[1:]), entry.about
     stays = Groups({}, {})
-    for one in await _notices(database, entry, MEMBERSHIP_KINDS):
+    for one in await _notices(database, entry, MEMBERSHIP_KINDS, past):
         if one.message.kind == "group_joined":
             stays.join(group, user, one.pos, one.message.sent_at)
         else:
@@ -185,7 +196,7 @@ async def _membership(database: Database, entry: Entry) -> list[Statement]:
     return statements
 
 
-async def _notices(database: Database, entry: Entry, kinds: frozenset[str]) -> Sequence[Entry]:
+async def _notices(database: Database, entry: Entry, kinds: frozenset[str], past: Sequence[Cold]) -> Sequence[Entry]:
     """The stored notices of these kinds about the same user in the same timeline, and `entry`, in the log's order."""
     args = [entry.timeline, entry.conversation, *sorted(kinds)]
     select = Statement(
@@ -195,7 +206,8 @@ async def _notices(database: Database, entry: Entry, kinds: frozenset[str]) -> S
     )
     (result,) = await database.read([select])
     parsed = Parsed([], [], [])
-    for pos, sent_at, body in result.rows:
+    archived = [(row.position, row.sent_at, row.body) for row in past if row.kind in kinds]
+    for pos, sent_at, body in [*archived, *result.rows]:
         record = Consumed(offset_of(pos), sent_at, entry.timeline.encode(), bytes(body), ())
         parse_messages(parsed, entry.partition, generation_of(pos), [record])
     return sorted([entry, *(e for e in parsed.entries if e.about == entry.about)], key=lambda e: e.pos)
