@@ -16,7 +16,7 @@ def in_log_order(case: Case, me: int, *, from_nothing: bool) -> Iterator[list[Sa
     """As if the device had been on line all the time and every delivery had come, once and in order."""
     device = Device(me, case.tracks, fresh=from_nothing)
     first = (case.silent or case.loud)[0][1].time if case.silent or case.loud else 0
-    yield device.log_in(first, "from nothing" if from_nothing else _begins(case))
+    yield device.log_in(max(0, first - 1), "from nothing" if from_nothing else _begins(case))
     for timeline, arrived in case.silent:
         device.record(timeline, arrived)
     last = first
@@ -37,7 +37,7 @@ def as_delivered(
         if session.time < first:
             at = session if session.login else None if at is not None and at.session == session.session else at
     if at is not None:
-        yield device.log_in(first, f"at {at.edge} since before the range; {_begins(case)}")
+        yield device.log_in(max(0, first - 1), f"at {at.edge} since before the range; {_begins(case)}")
     events: list[tuple[int, int, Session | Came]] = [(s.time, 0, s) for s in sessions if s.time >= first]
     events += [(c.time, 1, c) for c in came]
     events.sort(key=lambda e: e[:2])
