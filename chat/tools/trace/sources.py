@@ -36,7 +36,8 @@ class Sources:
         self.logs = logs
         self.facts = facts
         self.kafka = True
-        self.deadline = trio.current_time() + seconds
+        self._seconds = seconds
+        self.deadline = trio.current_time() + seconds  # set anew by `open`
         self.offsets: dict[TopicPartition, int] = {}
         self._errors: list[PartError] = []
 
@@ -47,6 +48,7 @@ class Sources:
             nursery.start_soon(self._open_mysql)
         if not self.kafka and not self.facts.mysql:
             raise self._errors[-1]
+        self.deadline = trio.current_time() + self._seconds
 
     async def _open_kafka(self) -> None:
         await self.of_kafka(None, self.logs.open)

@@ -42,11 +42,11 @@ def direct() -> Facts:
         names={ALICE: "alice", BOB: "bob"},
         ways=[
             Way(
-                "u2", "to", [Copy(101, AT, None, "chat.messages/1")], 101, True, routed=True,
+                "u2", "to", [Copy(101, AT, None, "chat.messages/1")], 101, passed=True, routed=True,
                 handed=[handed("u2", 101, "edge-2"), handed("u2", 101, "edge-1")], readers=[BOB],
             ),
             Way(
-                "u1", "own", [Copy(55, AT, "edge-1", "chat.messages/3")], 55, True, routed=True,
+                "u1", "own", [Copy(55, AT, "edge-1", "chat.messages/3")], 55, passed=True, routed=True,
                 handed=[handed("u1", 55, "edge-1")], readers=[ALICE],
             ),
         ],
@@ -242,7 +242,7 @@ def group(members: int, lacking: int) -> Facts:
         sent_at=AT,
         ways=[
             Way(
-                "g7", "group", [Copy(101, AT, "edge-1", "chat.messages/1")], 101, True, routed=True,
+                "g7", "group", [Copy(101, AT, "edge-1", "chat.messages/1")], 101, passed=True, routed=True,
                 handed=[handed("g7", 101, "edge-1")], readers=list(users),
             )
         ],
