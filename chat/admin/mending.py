@@ -174,12 +174,13 @@ async def _membership(database: Database, entry: Entry, past: Sequence[Cold]) ->
         if one.message.kind == "group_joined":
             stays.join(group, user, one.pos, one.message.sent_at)
         else:
-            stays.leave(group, user, one.pos)
+            stays.leave(group, user, one.pos, one.message.sent_at)
     statements = [Statement("DELETE FROM members WHERE chat_group = %s AND user = %s", (group, user))]
     statements += [
         Statement(
-            "INSERT INTO members (chat_group, user, from_position, to_position, joined_at) VALUES (%s, %s, %s, %s, %s)",
-            (group, user, stay.start, stay.end, stay.joined_at),
+            "INSERT INTO members (chat_group, user, from_position, to_position, joined_at, left_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s)",
+            (group, user, stay.start, stay.end, stay.joined_at, stay.left_at),
         )
         for stay in stays.begun.values()
     ]

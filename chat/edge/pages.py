@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from chat.persist.history import Page, Row, StreamHead
+from chat.persist.history import Page, StreamHead
 from chat.persist.queries import Interval
+from chat.persist.row import Row
 from chat.protocol import Head, encode
 
 BUDGET: Final = 1_000_000  # bytes of messages in an answer; the frame's limit is 1 MiB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,8 +12,8 @@ from chat.edge.context import Context, Session
 from chat.edge.pages import BUDGET
 from chat.edge.paging import pack, unpack
 from chat.errors import ChatError
-from chat.persist.browse import FOREVER, IN_GROUPS, MOST_UNREAD, TEXT, Before, Browse, Key, Source, Stay
-from chat.persist.history import Row
+from chat.persist.browse import IN_GROUPS, MOST_UNREAD, TEXT, Before, Browse, Key, Source, Stay
+from chat.persist.row import Row
 from chat.protocol import (
     LIMIT_DEFAULT,
     LIMIT_MAX,
@@ -65,12 +65,13 @@ async def history(context: Context, session: Session, request: History) -> Histo
     conversation, sources = await _sources(context, session, request.to, request.group, IN_GROUPS)
     before = _before("h", request.before, conversation, sources)
     browse: Browse = context.services.browse
-    keys, _ = await browse.newest(sources, before, limit + 1)
+    keys, horizon = await browse.newest(sources, before, limit + 1)
     chosen = _fitting(keys[:limit], BUDGET)
     rows = await browse.rows(chosen)
     frames = [row.frame() for k in chosen if (row := rows.get((k.timeline, k.position))) is not None]
-    more = len(keys) > len(chosen)
-    cursor = pack("h", conversation, chosen[-1].sent_at, chosen[-1].position) if more else None
+    if len(keys) > len(chosen):
+        horizon = Before(*chosen[-1][:3])
+    cursor = pack("h", conversation, horizon.sent_at, horizon.position) if horizon is not None else None
     return HistoryBytes(messages=msgspec.Raw(raw_list(frames)), next=cursor)
 
 
@@ -114,90 +115,154 @@ def _fitting(keys: Sequence[Key], budget: int) -> list[Key]:
 # ------------------------------------------------------------------ search
 
 
-class Scan(NamedTuple):
-    """What a search may look at, newest first. `more`: there is more behind it."""
+class Asked(NamedTuple):
+    """`needle` is case folded; `limit` of matches; of hot bodies about `budget` bytes are looked at."""
 
-    keys: Sequence[Key]
-    more: bool
+    needle: str
+    limit: int
+    budget: int
+
+
+class Seen(NamedTuple):
+    """Matches, newest first; all that there are at or above the horizon (None: all that there are)."""
+
+    matches: Sequence[tuple[Key, Row]]
+    horizon: Before | None
 
 
 async def search(context: Context, session: Session, request: Search) -> HistoryBytes:
     """A bounded number of messages is looked at; a page may be short, or empty, and have a `next`."""
     browse: Browse = context.services.browse
-    conversation, before = "", None
-    below, own = FOREVER, user_timeline(session.user)
+    needle, limit = request.text.casefold(), min(request.limit, LIMIT_MAX)
     if request.to is None and request.group is None:
-        if request.before is not None:
-            below, *rest = unpack(request.before, "a", int, int, int, str)
-            before = Before(*rest) if rest[2] else None
-        scan = await _everything(browse, session.user, below, before)
-    else:
-        conversation, sources = await _sources(context, session, request.to, request.group, TEXT)
-        before = _before("s", request.before, conversation, sources)
-        scan = Scan(*await browse.newest(sources, before, SCAN_ROWS))
-    frames, seen = await _matching(browse, scan.keys, request.text.casefold(), min(request.limit, LIMIT_MAX))
-    cursor = None
-    if seen and (seen < len(scan.keys) or scan.more):
-        looked_at = scan.keys[:seen]
-        if conversation:
-            cursor = pack("s", conversation, looked_at[-1].sent_at, looked_at[-1].position)
-        else:
-            below = min((k.position for k in looked_at if k.timeline == own), default=below)
-            before = next((Before(*k[:3]) for k in reversed(looked_at) if k.timeline != own), before)
-            cursor = pack("a", min(below, 2**53 - 1), *(before or (0, 0, "")))
-    return HistoryBytes(messages=msgspec.Raw(raw_list(frames)), next=cursor)
+        return await _search_everything(browse, session.user, request.before, needle, limit)
+    conversation, sources = await _sources(context, session, request.to, request.group, TEXT)
+    before = _before("s", request.before, conversation, sources)
+    seen = await _look(browse, sources, before, Asked(needle, limit, SCAN_BYTES), SCAN_ROWS)
+    chosen = _fitting([key for key, _ in seen.matches[:limit]], BUDGET)
+    horizon = Before(*chosen[-1][:3]) if len(chosen) < len(seen.matches) else seen.horizon
+    cursor = None if horizon is None else pack("s", conversation, horizon.sent_at, horizon.position)
+    return HistoryBytes(messages=msgspec.Raw(raw_list([row.frame() for _, row in seen.matches[: len(chosen)]])), next=cursor)
 
 
-async def _everything(browse: Browse, user: int, below: int, before: Before | None) -> Scan:
-    """All conversations: the own timeline from its end, groups by time, merged by time."""
-    stays = await browse.stays(user)
-    sources = [Source(t, t, TEXT, stay) for stay in stays for t in (group_timeline(stay.group),)]
-    own = await browse.newest_of(user_timeline(user), below, SCAN_ROWS)
-    each = max(20, SCAN_ROWS // max(1, len(sources)))
-    in_groups, more_in_groups = await browse.newest(sources, before, each)
-    more_own = len(own) >= SCAN_ROWS
-    keys: list[Key] = []
-    i = j = 0
-    while len(keys) < SCAN_ROWS:
-        if (i == len(own) and more_own) or (j == len(in_groups) and more_in_groups):
-            break  # what comes next is not known
-        if i == len(own) and j == len(in_groups):
-            return Scan(keys, False)
-        if j == len(in_groups) or (i < len(own) and own[i].sent_at >= in_groups[j].sent_at):
-            keys.append(own[i])
-            i += 1
-        else:
-            keys.append(in_groups[j])
-            j += 1
-    return Scan(keys, True)
+async def _look(browse: Browse, sources: Sequence[Source], before: Before | None, asked: Asked, each: int) -> Seen:
+    """The newest matches of conversations: hot first, archived ones where the hot do not fill a page."""
+    scan = await browse.scan(sources, before, each)
+    matches, looked = await _matching(browse, scan.keys, asked)
+    horizon = scan.horizon if looked == len(scan.keys) else Before(*scan.keys[looked - 1][:3])
+    edge = horizon if len(matches) < asked.limit else Before(*matches[-1][0][:3])
+    if scan.archived is None:
+        return Seen(matches, horizon)
+    if edge is not None and scan.archived < edge.sent_at:
+        return Seen(matches, horizon or edge)
+    cold = await browse.search(sources, before, asked.needle, asked.limit, None if horizon is None else horizon.sent_at)
+    return _both(Seen(matches, horizon), Seen(cold.rows, cold.horizon), lambda key: key[:3])
 
 
-async def _matching(browse: Browse, keys: Sequence[Key], needle: str, limit: int) -> tuple[list[bytes], int]:
-    """The frames of those whose text contains `needle`, and how many keys were looked at."""
-    frames: list[bytes] = []
-    seen = size = scanned = 0
-    while seen < len(keys) and scanned < SCAN_BYTES:
-        chunk = _fitting(keys[seen : seen + CHUNK_ROWS], CHUNK_BYTES)
+async def _look_timeline(browse: Browse, timeline: str, below: int, asked: Asked) -> Seen:
+    """The same of a timeline, by position."""
+    scan = await browse.scan_timeline(timeline, below, SCAN_ROWS)
+    matches, looked = await _matching(browse, scan.keys, asked)
+    horizon = scan.horizon if looked == len(scan.keys) else Before(0, scan.keys[looked - 1].position, timeline)
+    edge = horizon if len(matches) < asked.limit else Before(0, matches[-1][0].position, timeline)
+    if scan.archived is None:
+        return Seen(matches, horizon)
+    if edge is not None and scan.archived < edge.position:
+        return Seen(matches, horizon or edge)
+    cold = await browse.search_timeline(timeline, below, asked.needle, asked.limit)
+    return _both(Seen(matches, horizon), Seen(cold.rows, cold.horizon), lambda key: (0, key.position, timeline))
+
+
+def _both(hot: Seen, cold: Seen, order: Callable[[Key], tuple[int, int, str]]) -> Seen:
+    """As one. What was archived between the two reads is in both."""
+    horizon = max((h for h in (hot.horizon, cold.horizon) if h is not None), default=None)
+    known = {(key.timeline, key.position): (key, row) for key, row in (*cold.matches, *hot.matches)}
+    matches = sorted(known.values(), key=lambda match: order(match[0]), reverse=True)
+    return Seen([m for m in matches if horizon is None or order(m[0]) >= horizon], horizon)
+
+
+async def _matching(browse: Browse, keys: Sequence[Key], asked: Asked) -> tuple[list[tuple[Key, Row]], int]:
+    """Of the keys in their order, those whose text contains the needle, and how many keys were looked at."""
+    found: list[tuple[Key, Row]] = []
+    looked = scanned = 0
+    while looked < len(keys) and scanned < asked.budget:
+        chunk = _fitting(keys[looked : looked + CHUNK_ROWS], CHUNK_BYTES)
         scanned += sum(k.size for k in chunk)
         rows = await browse.rows(chunk)
         for key in chunk:
             row = rows.get((key.timeline, key.position))
-            if row is not None and _contains(row, needle):
-                frame = row.frame()
-                size += len(frame) + 1
-                if frames and size > BUDGET:
-                    return frames, seen
-                frames.append(frame)
-            seen += 1
-            if len(frames) >= limit:
-                return frames, seen
+            looked += 1
+            if row is not None and _contains(row, asked.needle):
+                found.append((key, row))
+                if len(found) >= asked.limit:
+                    return found, looked
         await trio.lowlevel.checkpoint()
-    return frames, seen
+    return found, looked
 
 
 def _contains(row: Row, needle: str) -> bool:
     text = decode_message(row.body).text
     return isinstance(text, str) and needle in text.casefold()
+
+
+# ------------------------------------------------------------------ search in everything
+
+NOTHING_LEFT = Before(0, 0, "-")
+
+
+async def _search_everything(browse: Browse, user: int, cursor: str | None, needle: str, limit: int) -> HistoryBytes:
+    """All conversations: the own timeline from its end, groups by time, merged by time. Each goes on from its own place."""
+    own, below, before = user_timeline(user), 2**53 - 1, None
+    if cursor is not None:
+        below, *place = unpack(cursor, "a", int, int, int, str)
+        before = Before(*place) if any(place) else None
+    asked = Asked(needle, limit, SCAN_BYTES // 2)
+    direct = Seen((), None)
+    if below:
+        direct = await _look_timeline(browse, own, below, asked)
+    in_groups = Seen((), None)
+    if before != NOTHING_LEFT:
+        stays = await browse.stays(user)
+        sources = [Source(t, t, TEXT, stay) for stay in stays for t in (group_timeline(stay.group),)]
+        each = max(20, SCAN_ROWS // max(1, len(sources)))
+        if sources:
+            in_groups = await _look(browse, sources, before, asked, each)
+    frames, i, j = _by_time(direct, in_groups, limit)
+    if i < len(direct.matches):
+        below = direct.matches[i][0].position + 1
+    else:
+        below = 0 if direct.horizon is None else direct.horizon.position
+    rest = in_groups.matches[j:]
+    before = _just_above(rest[0][0]) if rest else in_groups.horizon or NOTHING_LEFT
+    more = below or before != NOTHING_LEFT
+    return HistoryBytes(messages=msgspec.Raw(raw_list(frames)), next=pack("a", below, *before) if more else None)
+
+
+def _by_time(direct: Seen, in_groups: Seen, limit: int) -> tuple[list[bytes], int, int]:
+    """A page of both, the newest first, and how many of each it has. It ends where what comes next is not known."""
+    frames: list[bytes] = []
+    size = i = j = 0
+    while len(frames) < limit:
+        one = direct.matches[i] if i < len(direct.matches) else None
+        other = in_groups.matches[j] if j < len(in_groups.matches) else None
+        if (one is None and direct.horizon is not None) or (other is None and in_groups.horizon is not None):
+            break
+        first = one is not None and (other is None or one[0].sent_at >= other[0].sent_at)
+        chosen = one if first else other
+        if chosen is None:
+            break
+        frame = chosen[1].frame()
+        size += len(frame) + 1
+        if frames and size > BUDGET:
+            break
+        frames.append(frame)
+        i, j = (i + 1, j) if first else (i, j + 1)
+    return frames, i, j
+
+
+def _just_above(key: Key) -> Before:
+    """A place from which `key` is the next."""
+    return Before(key.sent_at, key.position, f"{key.timeline}\0")
 
 
 # ------------------------------------------------------------------ conversations

@@ -8,12 +8,14 @@ log-in, and `delivered` for what was acknowledged without being seen by this edg
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import trio
 
+from chat.backoff import Backoff
 from chat.config import EdgeConfig
 from chat.edge.clock import EdgeClock
 from chat.edge.connection import Connection
@@ -21,13 +23,14 @@ from chat.edge.progress import EdgeProgress
 from chat.edge.publisher import EdgePublisher
 from chat.errors import ChatError, PartError
 from chat.metrics import EdgeMetrics
-from chat.ports import Database, Statement
+from chat.persist.history import History, Mark, Passed
 from chat.positions import position
 from chat.protocol import Ack, Error
 from chat.records import Receipts, Topics, message_records, notice, receipts_record
 
 LOOKUPS: Final = 50  # sessions in one crossing
 LOOKUP_ROWS: Final = 1_000  # the newest, looked at per session
+ARCHIVED_MOST_S: Final = 60.0  # between two tries, while the archive is away
 PENDING: Final = 100_000  # (connection, timeline) pairs
 
 _log = structlog.get_logger()
@@ -42,7 +45,7 @@ class ReceiptsLog:
         publisher: EdgePublisher,
         progress: EdgeProgress,
         clock: EdgeClock,
-        database: Database,
+        history: History,
         metrics: EdgeMetrics,
     ) -> None:
         self._period = config.receipts_ms / 1_000
@@ -50,10 +53,11 @@ class ReceiptsLog:
         self._publisher = publisher
         self._progress = progress
         self._clock = clock
-        self._database = database
+        self._history = history
         self._metrics = metrics
         self._acks: dict[tuple[Connection, str], Ack] = {}
-        self._lookups: list[tuple[int, int, int]] = []  # user, after, up to
+        self._lookups: list[Passed] = []
+        self._archived: deque[Passed] = deque()  # of those, the ones that the archive has rows of
         self._marks: dict[tuple[int, int, int], int] = {}  # (recipient, sender, stream) → seq
 
     def ack(self, conn: Connection, ack: Ack) -> None:
@@ -67,13 +71,15 @@ class ReceiptsLog:
 
     async def run(self) -> None:
         """Work off what gathers, until cancelled."""
-        while True:
-            await trio.sleep(self._period)
-            try:
-                await self.flush()
-            except (ChatError, PartError) as error:
-                _log.warning("receipts wait", error=str(error))
-                await trio.sleep(random.uniform(0.2, 1.0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_up_archived)
+            while True:
+                await trio.sleep(self._period)
+                try:
+                    await self.flush()
+                except (ChatError, PartError) as error:
+                    _log.warning("receipts wait", error=str(error))
+                    await trio.sleep(random.uniform(0.2, 1.0))
 
     async def flush(self) -> None:
         """Write what has gathered. Raises PartError or ChatError where the log's end is not known: then all is kept."""
@@ -132,7 +138,7 @@ class ReceiptsLog:
             conn.verified = True
             after = conn.cursors.get(f"u{conn.user}", 0)
             if pos > after:
-                self._lookups.append((conn.user, after, pos))
+                self._lookups.append(Passed(conn.user, after, pos))
         waiting = conn.receipts
         while waiting and waiting[0][0] <= pos:
             _, sender, stream, seq = waiting.popleft()
@@ -145,19 +151,36 @@ class ReceiptsLog:
 
     async def _look_up(self) -> None:
         lookups, self._lookups = self._lookups[:LOOKUPS], self._lookups[LOOKUPS:]
-        sql = (
-            "SELECT sender, stream, MAX(seq) FROM (SELECT sender, stream, seq, receipt, kind FROM messages"
-            " WHERE timeline = %s AND position > %s AND position <= %s ORDER BY position DESC LIMIT %s) AS m"
-            " WHERE receipt = 1 AND kind = 'text' GROUP BY sender, stream"
-        )
-        args: list[list[Any]] = [[f"u{user}", after, pos, LOOKUP_ROWS] for user, after, pos in lookups]
         try:
-            results = await self._database.read([Statement(sql, a) for a in args])
+            found = await self._history.receipts(lookups, LOOKUP_ROWS)
         except PartError:
             if len(self._lookups) < PENDING:
                 self._lookups += lookups
             raise
-        for (user, _, _), result in zip(lookups, results, strict=True):
-            for sender, stream, seq in result.rows:
-                if sender != user:
-                    self._mark(user, sender, stream, seq)
+        for one, marks in zip(lookups, found, strict=True):
+            if marks is not None:
+                self._looked_up(one, marks)
+            elif len(self._archived) < PENDING:
+                self._archived.append(one)
+
+    def _looked_up(self, one: Passed, marks: Iterable[Mark]) -> None:
+        for sender, stream, seq in marks:
+            if sender != one.user:
+                self._mark(one.user, sender, stream, seq)
+
+    async def _look_up_archived(self) -> None:
+        """In a task of its own: an archive that does not answer keeps no other waiting."""
+        backoff = Backoff(self._period, ARCHIVED_MOST_S)
+        while True:
+            await trio.sleep(backoff.next() if self._archived else self._period)
+            while self._archived:
+                one = self._archived[0]
+                try:
+                    marks = await self._history.receipts_whole(one, LOOKUP_ROWS)
+                except PartError as error:
+                    _log.info("archived receipts wait", error=error.message)
+                    break
+                self._archived.popleft()
+                self._looked_up(one, marks)
+            else:
+                backoff.reset()

@@ -128,6 +128,7 @@ class Edge:
             hub=self.hub,
             publisher=self.publisher,
             clock=self.clock,
+            archive=config.archive,
         )
         database = self.services.database
         self.progress = EdgeProgress(
@@ -146,7 +147,7 @@ class Edge:
             publisher=self.publisher,
             progress=self.progress,
             clock=self.clock,
-            database=database,
+            history=self.services.history,
             metrics=self.metrics,
         )
         self.deliveries = Deliveries(
@@ -232,8 +233,8 @@ class Edge:
             await nursery.start(self.publisher.run)
             await nursery.start(self.progress.run)
             nursery.start_soon(self.directory.run)
-            nursery.start_soon(self.receipts.run)
             nursery.start_soon(self.intake.streams.run)
+            nursery.start_soon(self.receipts.run)
             nursery.start_soon(self.deliveries.run)
             nursery.start_soon(self.presence.run)
             nursery.start_soon(self.missed.run)

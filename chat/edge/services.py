@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from chat.config import EdgeConfig
+from chat.config import ArchiveConfig, EdgeConfig
 from chat.edge import group_requests
 from chat.edge import tokens as token_sql
 from chat.edge.context import Clock, Hub, Publisher, Session
@@ -19,9 +19,10 @@ from chat.edge.sync import Pages
 from chat.edge.tokens import Tokens
 from chat.edge.watch import Watches
 from chat.errors import PartError
+from chat.persist.archive.cold import Cold
 from chat.persist.browse import Browse
 from chat.persist.history import History
-from chat.ports import Database, Memory
+from chat.ports import Database, Memory, Statement
 from chat.records import PresenceEvent
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Services:
     guard: Guard
     database: Lane  # for the other parts of the edge
     store: Lane  # for handlers
+    cold: Cold
     history: History
     browse: Browse
     passwords: Passwords
@@ -60,9 +62,19 @@ class Services:
             await nursery.start(self.guard.run)
             await nursery.start(self.logins.run)
             await nursery.start(self.pages.run)
+            await self._warm()
             nursery.start_soon(self.watches.run)
             nursery.start_soon(self._purge)
             task_status.started()
+
+    async def _warm(self) -> None:
+        """Where there is an archive, its first reader is not to wait for what reading it needs."""
+        try:
+            (result,) = await self.database.read([Statement("SELECT 1 FROM archive_slices LIMIT 1")])
+            if result.rows:
+                await self.cold.warm()
+        except PartError as error:
+            log.info("archive_not_warm", why=error.message)
 
     async def _purge(self) -> None:
         """Tokens and requests that have expired. Every edge does it; each deletes what the others left."""
@@ -86,18 +98,21 @@ def build(
     hub: Hub,
     publisher: Publisher,
     clock: Clock,
+    archive: ArchiveConfig,
 ) -> Services:
     """`prefix` is RedisConfig.prefix."""
     guard = Guard(database, seconds=DATABASE_S)
     store, log_in = guard.lane(HANDLER_LANE), guard.lane(LOGIN_LANE)
-    history = History(guard.lane(SYNC_LANE), publisher.partition, lambda: publisher.generation)
+    cold = Cold(archive.url, archive.cache_mb)
+    history = History(guard.lane(SYNC_LANE), publisher.partition, lambda: publisher.generation, cold)
     tokens = Tokens(memory, prefix, config.token_days)
     return Services(
         guard=guard,
         database=guard.lane(EDGE_LANE),
         store=store,
+        cold=cold,
         history=history,
-        browse=Browse(store),
+        browse=Browse(store, cold),
         passwords=Passwords(config.hashers),
         tokens=tokens,
         logins=Logins(log_in, history, tokens=tokens, hub=hub, now=clock.now),

@@ -19,8 +19,9 @@ from chat.edge.batcher import Batcher
 from chat.edge.context import Context, Session
 from chat.edge.pages import Answer, Span, answer, fitting, is_in, nothing_known, sees, span_after, too_old
 from chat.errors import ChatError, PartError, Unavailable
-from chat.persist.history import FIRST_ROWS, History, Ids, Page, Row, Wanted
+from chat.persist.history import FIRST_ROWS, History, Ids, Page, Wanted
 from chat.persist.queries import Interval
+from chat.persist.row import Row
 from chat.protocol import LIMIT_MAX, MEMBERSHIP_KINDS, Fetch, Reply, Sync, decode_message, raw_list
 from chat.records import group_timeline, user_timeline
 
@@ -65,14 +66,17 @@ class Judged(NamedTuple):
     answer: Answer
     stays: Sequence[Interval]
     upto: int  # how far persist is
+    archived: bool = False  # no answer yet: some of it is in the archive
 
 
 _NOTHING = nothing_known(0)
+_ARCHIVED = Judged(_NOTHING, (), 0, archived=True)
 
 
 class Pages:
     """Serves the syncs that are ready, many in one snapshot. Most have missed little: all are looked up with a few rows
-    each, and those that have more once more, in a second snapshot, with as many as they want."""
+    each, and those that have more once more, in a second snapshot, with as many as they want. The few that reach into the
+    archive are read each by itself, so that none waits for files that it does not need."""
 
     def __init__(self, history: History, *, too_old_messages: int, stream_days: int) -> None:
         self._history = history
@@ -92,7 +96,18 @@ class Pages:
 
     async def ask(self, ask: Ask, now: int) -> Judged:
         """Raises PartError, or Unavailable when too many wait."""
-        return await self._batcher.ask((ask, now))
+        judged = await self._batcher.ask((ask, now))
+        return await self._archived(ask, now) if judged.archived else judged
+
+    async def _archived(self, ask: Ask, now: int) -> Judged:
+        member = None if ask.group is None else (ask.group, ask.user)
+        stays = await self._history.stays([member] if member else [])
+        span = span_after(ask.after, stays.get(member, []) if member else None)
+        wanted = self._longer(self._wanted(ask, span, now), ask, now)
+        page = await self._history.whole(wanted)
+        if page.beyond:
+            return Judged(too_old(page, end=ask.end, own=ask.group is None, me=ask.user), page.stays, page.upto)
+        return _answer(ask, span, page)
 
     async def _serve(self, batch: Sequence[tuple[Ask, int]]) -> list[Judged | Exception]:
         stays = await self._history.stays([(a.group, a.user) for a, _ in batch if a.group is not None])
@@ -107,7 +122,9 @@ class Pages:
         longer: list[int] = []  # numbers of those that have more than was looked at
         for n, ((ask, _), span, page) in enumerate(zip(batch, spans, pages, strict=True)):
             cut = len(page.rows) > wanted[n].limit
-            if cut and (ask.limit > FIRST_ROWS or page.upto - ask.after > self._too_old):
+            if page.cold:
+                answers[n] = _ARCHIVED
+            elif cut and (ask.limit > FIRST_ROWS or page.upto - ask.after > self._too_old):
                 longer.append(n)
             else:
                 answers[n] = _answer(ask, span, page)
@@ -115,16 +132,16 @@ class Pages:
             again = [self._longer(wanted[n], *batch[n], upto=pages[n].upto) for n in longer]
             for n, page in zip(longer, await self._history.pages(again), strict=True):
                 ask = batch[n][0]
-                answers[n] = _answer(ask, spans[n], page)
-                if page.beyond:
+                answers[n] = _ARCHIVED if page.cold else _answer(ask, spans[n], page)
+                if page.beyond and not page.cold:
                     old = too_old(page, end=ask.end, own=ask.group is None, me=ask.user)
                     answers[n] = Judged(old, page.stays, page.upto)
         return answers
 
-    def _longer(self, wanted: Wanted, ask: Ask, now: int, *, upto: int) -> Wanted:
-        """The whole page; and, where it is far behind, whether it is too far."""
+    def _longer(self, wanted: Wanted, ask: Ask, now: int, *, upto: int | None = None) -> Wanted:
+        """The whole page; and, where it is (or may be) far behind, whether it is too far."""
         wanted = wanted._replace(limit=ask.limit)
-        if upto - ask.after > self._too_old:
+        if upto is None or upto - ask.after > self._too_old:
             wanted = wanted._replace(probe=self._too_old, heads_since=now - self._stream_ms)
         return wanted
 

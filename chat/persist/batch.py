@@ -169,7 +169,7 @@ def _relate(entry: Entry, known: Known, changes: Changes) -> None:
         if kind == "group_joined":
             known.groups.join(owner, entry.about, entry.pos, entry.message.sent_at)
         else:
-            known.groups.leave(owner, entry.about, entry.pos)
+            known.groups.leave(owner, entry.about, entry.pos, entry.message.sent_at)
         return
     pair = (owner, entry.about)
     if owner == entry.about:

@@ -29,13 +29,14 @@ def befriend(state: str | None, kind: str, by_owner: bool) -> str | None:
 
 
 class Stay(NamedTuple):
-    """A membership interval of the group's timeline; `end` None: still in."""
+    """A membership interval of the group's timeline; `end` and `left_at` (ms) None: still in."""
 
     group: int
     user: int
     start: int
     joined_at: int
     end: int | None
+    left_at: int | None = None
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Groups:
             stay = inside[user] = Stay(group, user, pos, sent_at, None)
             self.begun[group, user, pos] = stay
 
-    def leave(self, group: int, user: int, pos: int) -> None:
+    def leave(self, group: int, user: int, pos: int, sent_at: int) -> None:
         """Where the owner leaves, who is in for the longest time owns; where nobody is left, nothing changes."""
         inside = self.inside.setdefault(group, {})
         stay = inside.pop(user, None)
@@ -62,8 +63,8 @@ class Groups:
             return
         key = (group, user, stay.start)
         if key in self.begun:
-            self.begun[key] = stay._replace(end=pos)
+            self.begun[key] = stay._replace(end=pos, left_at=sent_at)
         else:
-            self.ended.append(stay._replace(end=pos))
+            self.ended.append(stay._replace(end=pos, left_at=sent_at))
         if self.owners.get(group) == user and inside:
             self.owners[group] = self.new_owners[group] = min(inside.values(), key=lambda s: s.start).user

@@ -190,13 +190,13 @@ def _friends(changes: Changes) -> Iterator[Statement]:
 def _members(groups: Groups) -> Iterator[Statement]:
     for stay in sorted(groups.ended):
         yield Statement(
-            f"UPDATE members SET to_position = {stay.end} "
+            f"UPDATE members SET to_position = {stay.end}, left_at = {stay.left_at} "
             f"WHERE chat_group = {stay.group} AND user = {stay.user} AND from_position = {stay.start}"
         )
     yield from _upserts(
-        "INSERT INTO members (chat_group, user, from_position, to_position, joined_at) VALUES ",
+        "INSERT INTO members (chat_group, user, from_position, to_position, joined_at, left_at) VALUES ",
         (
-            f"({s.group},{s.user},{s.start},{'NULL' if s.end is None else s.end},{s.joined_at})"
+            f"({s.group},{s.user},{s.start},{_or_null(s.end)},{s.joined_at},{_or_null(s.left_at)})"
             for _, s in sorted(groups.begun.items())
         ),
     )
@@ -216,6 +216,10 @@ def _upserts(head: str, rows: Iterable[str], tail: str = "") -> Iterator[Stateme
         size += len(row)
     if batch:
         yield Statement(head + ",".join(batch) + tail)
+
+
+def _or_null(value: int | None) -> str:
+    return "NULL" if value is None else str(value)
 
 
 def _parts(items: Collection[T]) -> Iterator[list[T]]:

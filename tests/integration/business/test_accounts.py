@@ -284,7 +284,7 @@ async def test_who_was_removed_meanwhile_is_out_when_mysql_is_back(world: World,
     await world.sql("UPDATE members SET to_position = from_position + 1 WHERE user = %s", anna)
     await world.sql("INSERT INTO chat_groups (name, owner, created_at) VALUES ('new', %s, 0)", bert.user)
     ((new,),) = await world.sql("SELECT MAX(id) FROM chat_groups")
-    await world.sql("INSERT INTO members VALUES (%s, %s, 900, NULL, 0)", new, anna)
+    await world.sql("INSERT INTO members VALUES (%s, %s, 900, NULL, 0, NULL)", new, anna)
     world.database.away = False
     await until(lambda: world.hub.groups_of(anna) == {new})
 

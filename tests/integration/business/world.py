@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chat import protocol as p
-from chat.config import EdgeConfig
+from chat.config import ArchiveConfig, EdgeConfig
 from chat.edge.context import Context, Opened
 from chat.edge.handlers import HANDLERS
 from chat.edge.services import Services, build
@@ -210,7 +210,9 @@ def replace_entry(redis: FakeRedis, keys: list[bytes], args: list[bytes]) -> int
 
 
 class World:
-    def __init__(self, database: Database, config: EdgeConfig, memory: FakeRedis) -> None:
+    def __init__(
+        self, database: Database, config: EdgeConfig, memory: FakeRedis, archive: ArchiveConfig | None = None
+    ) -> None:
         self.real = database
         self.database = Switch(database)
         self.memory = memory
@@ -226,6 +228,7 @@ class World:
             hub=self.hub,  # type: ignore[arg-type]
             publisher=self.log,
             clock=self.clock,
+            archive=archive or ArchiveConfig(),
         )
         self.services.logins.progress = self.log
         fields: dict[str, Any] = {

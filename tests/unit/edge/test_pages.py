@@ -9,8 +9,9 @@ import pytest
 from chat.edge.pages import Answer, Span, answer, fitting, is_in, sees, span_after
 from chat.edge.paging import pack, unpack
 from chat.errors import ChatError
-from chat.persist.history import Page, Row, StreamHead
+from chat.persist.history import Page, StreamHead
 from chat.persist.queries import Ends, Interval
+from chat.persist.row import Row
 from chat.positions import position
 from chat.records import partition_of
 
