@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from chat.tools.running import PROC, Identity, kill
-from chat.tools.state import marked
+from chat.tools.state import leftovers
 from tests.harness.cluster import Cluster
 from tests.harness.scene import PATIENCE, Played, Scene, play
 
@@ -145,7 +145,7 @@ async def test_by_a_pattern(harmed: Cluster, pattern: str) -> None:
 def everything_of(cluster: Cluster) -> set[Identity]:
     supervisor = cluster.entry("supervisor").identity
     assert supervisor is not None
-    return {supervisor, *marked(cluster.folder)}
+    return {supervisor, *leftovers(cluster.state)}
 
 
 def command_of(identity: Identity) -> str:
