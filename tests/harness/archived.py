@@ -34,8 +34,13 @@ async def archive_rows(database: Database, folder: Path, keys: Sequence[Key]) ->
     table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
     made = slices.make(table)
     file = f"slice-{secrets.token_hex(8)}.parquet"
-    (folder / file).write_bytes(made.data)
+    _write(folder / file, made.data)
     await database.write([file_begun(file, 0)])
     gone = Statement(f"DELETE FROM messages WHERE {chosen}", (), len(keys))
     await database.write([*slice_comes(file, made, 0), gone])
     return file
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)

@@ -45,7 +45,7 @@ class Cold:
     async def warm(self) -> None:
         """Import what reading needs, so that the first reader does not wait for it."""
         if self._url:
-            await self._do(lambda scan, reader: None)
+            await self._do(lambda scan, reader: scan.pattern(""))
 
     async def by_position(
         self, pieces: Sequence[Piece], above: int, below: int, limit: int, *, newest: bool = False
