@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import trio
 
 from chat.tools.bench.conduct import Bench
 from chat.tools.bench.render import measured
 from chat.tools.bench.rows import ROWS, Load, wrong
+from chat.tools.bench.stores import StoreCluster, store_settings
 from chat.tools.load.hops import HOPS
 from tests.harness.cluster import Cluster
 
@@ -44,3 +48,25 @@ async def test_the_search_tries_rates_and_confirms_the_best(cluster: Cluster) ->
     assert rates[0] == 1
     assert len(rates) == 3
     assert rates[2] in rates[:2]
+
+
+@pytest.mark.chaos  # long: with `make chaos`
+async def test_rows_about_the_record_are_measured_on_a_store_of_their_own(tmp_path: Path, bridge: None) -> None:
+    said: list[str] = []
+    folder = tmp_path / ".chat-bench-store"
+    stores = StoreCluster(folder, store_settings(None, {}), owner=os.getpid(), scale=0.01, data=None, say=said.append)
+    bench = Bench(tmp_path / ".chat-bench", 0.01, said.append, False)
+    outcomes = {}
+    try:
+        with trio.fail_after(500):
+            for name in ("archive", "store-pages", "store-search"):
+                outcomes[name] = await bench.ask(ROWS[name], stores)
+    finally:
+        await stores.down()
+    for name, outcome in outcomes.items():
+        assert outcome.reports[0].failed == []
+        assert all(goal.value(outcome.reports) is not None for goal in ROWS[name].goals), name
+        assert f"### {name}" in measured(outcomes)
+    (archived,) = outcomes["archive"].reports
+    assert archived.notes["rows archived"] == pytest.approx(0.8 * archived.notes["rows before"], rel=0.1)
+    assert outcomes["store-pages"].reports[0].latencies["cold page, first"]["count"] > 10

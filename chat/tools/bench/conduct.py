@@ -1,10 +1,8 @@
-"""One row after the other on a cluster of its own; each run is `chat load` in a process of its own."""
+"""One row after the other on a cluster of its own; each run is `chat load`, or `chat store`, in a process of its own."""
 
 from __future__ import annotations
 
 import shlex
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import msgspec
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,7 +18,9 @@ from chat.settings import Loaded, load
 from chat.tools.bench.machine import facts, moment
 from chat.tools.bench.results import Done, Outcome
 from chat.tools.bench.rows import Load, Row, holds
+from chat.tools.bench.running import chat, run_report
 from chat.tools.bench.search import Search
+from chat.tools.bench.stores import StoreCluster
 from chat.tools.cluster import bring_up, take_down, wait_ready
 from chat.tools.control import ask
 from chat.tools.load.accounts import USERS_FILE, load_accounts
@@ -31,8 +30,8 @@ from chat.tools.state import State
 
 #: Below the ports that the kernel gives to outgoing connections, and away from those of `chat up`.
 FIRST_PORT: Final = 27_000
-#: One `chat load`, preparations included; each of its phases has its own, shorter limit.
-RUN_S: Final = 3_600.0
+#: Users whose messages are traced.
+TRACED: Final = 100
 QUIET_S: Final = 300.0
 WARM_S: Final = 45.0
 READY_S: Final = 120.0
@@ -72,12 +71,12 @@ class Bench:
 
     async def prepare(self, rows: Sequence[Row]) -> None:
         """The users of these rows, straight into the database."""
-        users = max(one.scaled(self._scale).users for row in rows for one in row.loads)
-        words = [*_chat("load", "prepare"), "--users", str(users), "--state", str(self._folder)]
+        users = max((one.scaled(self._scale).users for row in rows for one in row.loads), default=TRACED)
+        words = [*chat("load", "prepare"), "--users", str(users), "--state", str(self._folder)]
         await trio.run_process(words)
 
     async def measure(self, row: Row) -> Outcome:
-        """All runs of a row. Raises SetupError: one could not be done."""
+        """All runs of a row of loads. Raises SetupError: one could not be done."""
         await self._warm_up()
         await self._ready()
         machine, runs = self._facts | moment(), list[Done]()
@@ -98,6 +97,40 @@ class Bench:
             finally:
                 await self._scale_to(before)
         return Outcome(row=row.name, machine=machine, runs=runs)
+
+    async def ask(self, row: Row, stores: StoreCluster | None) -> Outcome:
+        """All runs of a row of probes; `stores` is there where one of them wants a store. Raises SetupError."""
+        machine, runs = (self._facts or await trio.to_thread.run_sync(facts)) | moment(), list[Done]()
+        for probe in (one.scaled(self._scale) for one in row.probes):
+            words = ["store", *probe.words()]
+            if stores is None or not probe.store:
+                await self._log(probe.log)
+                folder, reporting = self._folder, self._report
+            else:
+                await stores.have(probe.store, probe.archived)
+                if probe.moves:
+                    stores.archiving()
+                folder, reporting = stores.folder, stores.report
+            shown = shlex.join(["chat", *words, "--state", str(folder)])
+            self._say(f"{row.name}: {shown}")
+            report = await reporting([*words, *([] if self._progress else ["--quiet"])])
+            report.command = shown
+            if probe.store:
+                report.notes = {"rows in the store": probe.store, **report.notes}
+            runs.append(Done(command=shown, report=report))
+        return Outcome(row=row.name, machine=machine, runs=runs)
+
+    async def _report(self, words: Sequence[str]) -> Report:
+        return await run_report([*words, "--state", str(self._folder)])
+
+    async def _log(self, records: int) -> None:
+        """So many records in the log, the last of them messages that went all the way."""
+        words = chat("store", "log", "--records", str(records), "--state", str(self._folder))
+        await trio.run_process(words, capture_stdout=True)
+        await self._ready()
+        options = {"connections": TRACED, "rate": 100.0, "duration": 10.0, "warmup": 0.0}
+        await self._load([*Load("direct", options).scaled(self._scale).words(), "--state", str(self._folder)])
+        await self._ready()
 
     # ------------------------------------------------------------------ runs
 
@@ -141,14 +174,7 @@ class Bench:
         return Done(command=shown, report=report)
 
     async def _load(self, words: Sequence[str]) -> Report:
-        command = [*_chat("load"), *words, "--json", *([] if self._progress else ["--quiet"])]
-        with trio.move_on_after(RUN_S):
-            done = await trio.run_process(command, capture_stdout=True, check=False, deliver_cancel=_interrupt)
-            try:
-                return msgspec.json.decode(done.stdout, type=Report)
-            except msgspec.DecodeError:
-                raise SetupError(f"{shlex.join(['chat', 'load', *words])} ended with {done.returncode}") from None
-        raise SetupError(f"{shlex.join(['chat', 'load', *words])} was not done after {RUN_S:g} s")
+        return await run_report(["load", *words, *([] if self._progress else ["--quiet"])])
 
     # ------------------------------------------------------------------ the cluster
 
@@ -208,16 +234,3 @@ def _lag(addresses: Sequence[str]) -> float | None:
             if family.name in _LAGS:
                 lag += sum(sample.value for sample in family.samples)
     return lag
-
-
-async def _interrupt(process: trio.Process) -> None:
-    """It closes its connections and keeps its users file; then it is ended for good."""
-    process.send_signal(signal.SIGINT)
-    with trio.move_on_after(5) as patience:
-        patience.shield = True
-        await process.wait()
-    process.kill()
-
-
-def _chat(*words: str) -> list[str]:
-    return [sys.executable, "-m", "chat", *words]

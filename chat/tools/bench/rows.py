@@ -13,6 +13,7 @@ Reports = Sequence[Report]
 
 #: Counted in these options is what there is of something; a scaled run has less of it.
 _AMOUNTS: Final = frozenset({"connections", "rate", "waiting", "group-size"})
+_READINGS: Final = frozenset({"conversations", "people", "records", "messages", "pages"})
 _LEAST: Final[Mapping[str, float]] = {"connections": 4, "rate": 1, "waiting": 20, "group-size": 2, "duration": 2}
 #: A message that is wrong in one of these ways is a failure whatever it cost.
 WRONG: Final = ("lost", "doubled", "disordered", "misdelivered")
@@ -58,6 +59,35 @@ class Load(NamedTuple):
         return connections + (SENDERS if self.scenario == "offline" else 0)
 
 
+class Probe(NamedTuple):
+    """One `chat store`: the record of a cluster of its own, read or moved. `store`: so many rows have to be there before,
+    all hot or, `archived`, a fifth of them; 0: the cluster of `chat load` is asked. `log`: so many records have to be in
+    Kafka's log. `moves`: it leaves the store archived."""
+
+    verb: str
+    options: Mapping[str, Value] = {}
+    flags: Sequence[str] = ()
+    store: int = 0
+    archived: bool = False
+    log: int = 0
+    moves: bool = False
+
+    def words(self) -> list[str]:
+        """What to type behind `chat store`."""
+        return [
+            self.verb,
+            *(word for name, value in self.options.items() for word in (f"--{name}", f"{value}")),
+            *self.flags,
+        ]
+
+    def scaled(self, scale: float) -> Probe:
+        def of(name: str, value: Value) -> Value:
+            return value if isinstance(value, str) or name not in _READINGS else type(value)(max(2, value * scale))
+
+        options = {name: of(name, value) for name, value in self.options.items()} if scale != 1 else self.options
+        return self._replace(options=options, store=int(self.store * scale), log=int(self.log * scale))
+
+
 class Goal(NamedTuple):
     """`sign` is "<", "≤" or "≥"; "": it is a figure of each run, without a bound. `value` is None where it was not
     measured."""
@@ -85,6 +115,7 @@ class Row(NamedTuple):
     goals: Sequence[Goal]
     search: bool = False  # the one load is repeated at other rates, for the highest that holds
     new_edges: bool = False  # edges that nobody was connected to before: for their memory
+    probes: Sequence[Probe] = ()  # instead of loads
 
 
 def worst(of: Callable[[Report], float | None]) -> Callable[[Reports], float | None]:
@@ -98,6 +129,12 @@ def worst(of: Callable[[Report], float | None]) -> Callable[[Reports], float | N
     return value
 
 
+def least(of: Callable[[Report], float | None]) -> Callable[[Reports], float | None]:
+    """The lowest of all runs; None where one of them has none."""
+    highest = worst(lambda report: None if (value := of(report)) is None else -value)
+    return lambda reports: None if (value := highest(reports)) is None else -value
+
+
 def delivery(which: str) -> Callable[[Report], float | None]:
     return lambda report: report.delivery[which] if report.delivery else None
 
@@ -107,6 +144,14 @@ def cpu(unit: str) -> Callable[[Report], float | None]:
     return lambda report: report.cpu.get("all servers", {}).get(unit)
 
 
+def latency(name: str, which: str) -> Callable[[Report], float | None]:
+    return lambda report: report.latencies.get(name, {}).get(which)
+
+
+def rate(name: str) -> Callable[[Report], float | None]:
+    return lambda report: report.rates.get(name)
+
+
 def our_cores(report: Report) -> float | None:
     found = [cost["cores"] for role, cost in report.cpu.items() if role in OURS]
     return round(sum(found), 4) if found else None
@@ -114,6 +159,10 @@ def our_cores(report: Report) -> float | None:
 
 def noted(name: str) -> Callable[[Report], float | None]:
     return lambda report: report.notes.get(name)
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1000
 
 
 def memory_kib(report: Report) -> float | None:
@@ -219,5 +268,63 @@ ROWS: Final[Mapping[str, Row]] = {row.name: row for row in (
             Goal("CPU a message", "", 0, "µs", worst(cpu("us_a_message"))),
             Goal("mean", "", 0, "ms", worst(delivery("mean_ms"))),
         ],
+    ),
+    Row(
+        "growth-history", "Pages of history and syncs at 1, 5 and 10 million hot rows",
+        [],
+        [
+            Goal("page, first read, p50", "", 0, "ms", worst(latency("hot page, first", "p50_ms"))),
+            Goal("page, first read, p99", "", 0, "ms", worst(latency("hot page, first", "p99_ms"))),
+            Goal("sync of a page, p50", "", 0, "ms", worst(latency("hot sync, again", "p50_ms"))),
+            Goal("sync of a page, p99", "", 0, "ms", worst(latency("hot sync, again", "p99_ms"))),
+        ],
+        probes=[
+            Probe("pages", {"conversations": 200, "depth": 10, "pages": 1_000}, ("--new-edges", "--sync"), store=rows)
+            for rows in (1_000_000, 5_000_000, 10_000_000)
+        ],
+    ),
+    Row(
+        "archive", "4 of 5 million rows archived",
+        [],
+        [
+            Goal("archived", "≥", 50_000, "rows/s", least(rate("rows archived"))),
+            Goal("Parquet", "≤", 20, "% of the table", worst(noted("files, % of the table"))),
+        ],
+        probes=[Probe("archive", {"older-than": 146.0}, store=5_000_000, moves=True)],
+    ),
+    Row(
+        "store-pages", "Pages of history, 5 million messages of which 4 million are archived",
+        [],
+        [
+            Goal(f"{kind} page, {name}, max", "<", bound, "ms", worst(latency(f"{kind} page, {name}", "max_ms")))
+            for kind, bound in (("hot", 50), ("border", 200), ("cold", 200)) for name in ("first", "again")
+        ],
+        probes=[
+            Probe(
+                "pages", {"conversations": 400, "depth": 60, "pages": 6_000}, ("--new-edges", "--sync"), store=5_000_000,
+                archived=True,
+            )
+        ],
+    ),
+    Row(
+        "store-search", "Pages of a search, 5 million messages of which 4 million are archived",
+        [],
+        [
+            Goal(f"{where}, {name}, max", "<", 500, "ms", worst(latency(f"{where}, {name}", "max_ms")))
+            for where in ("everywhere", "in a conversation") for name in ("first page", "further pages")
+        ],
+        probes=[Probe("search", {"people": 40}, store=5_000_000, archived=True)],
+    ),
+    Row(
+        "replay", "1 million records of the log replayed",
+        [],
+        [Goal("readable", "≥", 50_000, "records/s", least(rate("records, readable")))],
+        probes=[Probe("replay", {"records": 1_000_000}, log=1_000_000)],
+    ),
+    Row(
+        "trace", "A message traced while its hops are in Kafka",
+        [],
+        [Goal("a trace, max", "<", 2, "s", worst(lambda report: _seconds(latency("trace", "max_ms")(report))))],
+        probes=[Probe("trace", {"messages": 20}, log=1_000_000)],
     ),
 )}  # fmt: skip

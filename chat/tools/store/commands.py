@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 from msgspec.structs import replace
@@ -15,9 +16,10 @@ from chat.bridge import open_bridge, open_database, open_log_admin, open_log_rea
 from chat.config import Config, MysqlConfig
 from chat.errors import PartAway, SetupError
 from chat.generations import message_topics
+from chat.message_id import id_of
 from chat.ports import Statement
 from chat.protocol import decode_message
-from chat.records import TopicPartition, Topics, conversation_of
+from chat.records import TopicPartition, Topics
 from chat.tools.load.histogram import Histogram
 from chat.tools.load.report import Report
 from chat.tools.state import State
@@ -28,15 +30,17 @@ _TAIL: Final = 2_000  # records at the end of a partition, from which messages t
 _POLL_S: Final = 5.0
 
 
-class Ran:
-    """Of a command: seconds of the clock, what it wrote."""
+class Ran(NamedTuple):
+    """Of a command: seconds of the clock, its exit code, what it wrote."""
 
-    def __init__(self, seconds: float, out: bytes, errors: str) -> None:
-        self.seconds, self.out, self.errors = seconds, out, errors
+    seconds: float
+    code: int
+    out: bytes
 
 
-async def run(folder: Path, *words: str, into: Path | None = None) -> Ran:
-    """`chat WORDS…` on the cluster in the folder; its output goes into the file `into`, or is kept. Raises SetupError."""
+async def run(folder: Path, *words: str, into: Path | None = None, good: Collection[int] = (0,)) -> Ran:
+    """`chat WORDS…` on the cluster in the folder; its output goes into the file `into`, or is kept. Raises SetupError where
+    its exit code is none of `good`."""
     command = [sys.executable, "-m", "chat", *words, "--config", str(State(folder).settings)]
     began = perf_counter()
     with trio.move_on_after(RUN_S):
@@ -46,9 +50,9 @@ async def run(folder: Path, *words: str, into: Path | None = None) -> Ran:
             with into.open("wb") as file:
                 done = await trio.run_process(command, stdout=file, capture_stderr=True, check=False)
         errors = (done.stderr or b"").decode(errors="replace")
-        if done.returncode:
+        if done.returncode not in good:
             raise SetupError(f"chat {' '.join(words)} ended with {done.returncode}:\n{errors[-2_000:]}")
-        return Ran(perf_counter() - began, done.stdout or b"", errors)
+        return Ran(perf_counter() - began, done.returncode, done.stdout or b"")
     raise SetupError(f"chat {' '.join(words)} was not done after {RUN_S:g} s")
 
 
@@ -122,16 +126,17 @@ def _lines(path: Path) -> int:
 
 async def trace(report: Report, config: Config, folder: Path, messages: int) -> None:
     """`chat trace` of some of the last messages: seconds from its start to its end."""
-    found = Histogram()
+    found, arrived = Histogram(), 0
     ids = await _last_messages(config, messages)
     if not ids:
         raise SetupError("no message is in the log: let `chat load direct` run first")
     with measured(report, folder):
         for one in ids:
-            ran = await run(folder, "trace", one)
+            ran = await run(folder, "trace", one, good=(0, 1))
             found.add(round(ran.seconds * 1e6))
+            arrived += ran.code == 0
     report.latencies["trace"] = found.summary()
-    report.notes["messages"] = len(ids)
+    report.notes |= {"messages": len(ids), "said to have arrived": arrived}
 
 
 async def _last_messages(config: Config, wanted: int) -> list[str]:
@@ -151,9 +156,9 @@ async def _last_messages(config: Config, wanted: int) -> list[str]:
             for place, records in batches.items():
                 for record in records:
                     said = decode_message(record.value)
-                    if said.kind == "text" and said.to is not None and record.key == b"u%d" % said.to:
-                        conversation = conversation_of(f"u{said.sender}", said.sender, said.to, None)
-                        ids[f"{said.sender}/{conversation}/{said.stream}/{said.seq}"] = said.sent_at
+                    one = id_of(said)
+                    if one is not None and said.to is not None and record.key == b"u%d" % said.to:
+                        ids[str(one)] = said.sent_at
                 if place in left and records and records[-1].offset >= left[place] - 1:
                     del left[place]
     newest = sorted(ids, key=lambda one: ids[one])[-_TAIL:]

@@ -21,6 +21,7 @@ from chat.bridge import open_bridge, open_database, open_log_admin, open_log_rea
 from chat.config import Config
 from chat.errors import SetupError
 from chat.persist.batch import Known, build
+from chat.persist.migrate import migrate
 from chat.persist.parse import Parsed, parse_messages
 from chat.persist.relations import Groups
 from chat.persist.store import transaction
@@ -30,7 +31,7 @@ from chat.records import Consumed, TopicPartition, Topics, partition_of
 from chat.tools.project import ROOT
 from chat.tools.store.corpus import Corpus
 from chat.tools.store.town import DAY_MS, SPAN_MS, Size, Town
-from chat.tools.topics import load_topics
+from chat.tools.topics import create_topics, load_topics
 
 #: One town's transaction.
 TOWN_S: Final = 600.0
@@ -85,6 +86,8 @@ async def make(config: Config, corpus: Corpus, *, rows: int, seed: int, size: Si
     mysql = msgspec.structs.replace(config.mysql, timeout_ms=int(TOWN_S * 1_000))
     topics = Topics(config.kafka.namespace)
     async with open_bridge(), open_database(mysql) as database, open_log_admin(config.kafka) as admin:
+        await migrate(database)
+        await create_topics(admin, config.kafka.namespace, config.kafka.replication)
         standing = await look(database, corpus, seed, size)
         since = standing.since or (int(time.time() * 1_000) // DAY_MS) * DAY_MS - SPAN_MS
         places = await _places(database, admin, topics)

@@ -27,6 +27,7 @@ SPAN_MS: Final = 730 * DAY_MS
 #: A client begins a new stream after so long: it was installed anew, or its state was restored.
 _RUN_MS: Final = 91 * DAY_MS
 _BURST: Final = 14  # lines, on average
+_ROWS_A_LINE: Final = 1.9
 _IN_GROUPS: Final = 0.45  # of the bursts
 _RECEIPT: Final = 0.05  # of the direct messages
 _LEAVERS: Final = 0.1  # of the members of a group have left and come back
@@ -90,9 +91,11 @@ class Town:
         yield from self._read_marks()
 
     def _all(self) -> Iterator[TimelineRecord]:
-        yield from self._beginning()
+        beginning = list(self._beginning())
+        yield from beginning
         random = self._random
-        lines = self.size.rows / 1.9  # a direct message has two records, and some lines of groups are direct messages too
+        # A direct message has two records, and some lines of groups are direct messages too.
+        lines = max(0, self.size.rows - len(beginning)) / _ROWS_A_LINE
         bursts = max(1, int(lines / _BURST))
         # The bursts before the end of the two years may be too short; then there are some more.
         now, number = self.since + DAY_MS, 0

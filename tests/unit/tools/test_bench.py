@@ -17,22 +17,35 @@ from chat.tools.bench.rows import ROWS, holds, wrong
 from chat.tools.bench.search import CLOSE, Search
 from chat.tools.load.command import load
 from chat.tools.load.report import Report
+from chat.tools.store.command import store
 
 LATENCY = {"mean_ms": 7.0, "p50_ms": 6.0, "p99_ms": 30.0, "p999_ms": 40.0, "max_ms": 400.0, "count": 100.0}
+
+
+LATENCIES = [
+    *(f"{kind} page, {name}" for kind in ("hot", "border", "cold") for name in ("first", "again")), "hot sync, again",
+    *(f"{where}, {page}" for where in ("everywhere", "in a conversation") for page in ("first page", "further pages")),
+    "trace",
+]  # fmt: skip
 
 
 def report(**given: Any) -> Report:
     return Report(**{
         "scenario": "direct", "began": "2030-01-01T00:00:00+00:00", "command": "", "machine": {}, "connections": 100,
-        "options": {}, "seconds": 60.0, "delivery": dict(LATENCY), "rates": {"accepted": 6_400.0, "shown": 12_800.0},
+        "options": {}, "seconds": 60.0, "delivery": dict(LATENCY), "rates": {
+            "accepted": 6_400.0, "shown": 12_800.0, "rows archived": 70_000.0, "records, readable": 60_000.0,
+        },
         "counts": {"lost": 0, "doubled": 0, "disordered": 0, "misdelivered": 0},
         "cpu": {
             "edge": {"seconds": 6.0, "cores": 0.1, "us_a_message": 50.0, "us_a_delivery": 25.0},
             "kafka": {"seconds": 30.0, "cores": 0.5, "us_a_message": 150.0, "us_a_delivery": 75.0},
             "all servers": {"seconds": 36.0, "cores": 0.6, "us_a_message": 200.0, "us_a_delivery": 100.0},
         },
+        "latencies": {name: dict(LATENCY) for name in LATENCIES},
         "hops_ms": {"edge in to accepted": 2.5}, "edge_bytes_per_connection": 6_000,
-        "notes": {"seconds until all were back": 9.0, "seconds until all were received": 1.5},
+        "notes": {
+            "seconds until all were back": 9.0, "seconds until all were received": 1.5, "files, % of the table": 11.5,
+        },
         **given,
     })  # fmt: skip
 
@@ -55,6 +68,27 @@ def test_each_run_is_a_command_line_that_chat_load_takes(name: str, scale: float
         assert context.params["connections"] >= 2
         if "group_size" in context.params:
             assert context.params["group_size"] <= context.params["connections"]
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.probes])
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.001])
+def test_each_probe_is_a_command_line_that_chat_store_takes(name: str, scale: float) -> None:
+    assert not ROWS[name].loads
+    for one in ROWS[name].probes:
+        words = one.scaled(scale).words()
+        store.commands[words[0]].make_context("store", list(words[1:]))
+        assert bool(one.store) != bool(one.log)
+
+
+def test_the_lowest_of_several_rates_counts() -> None:
+    slow = report(rates={"records, readable": 40_000.0})
+    (goal,) = ROWS["replay"].goals
+    assert goal.value([report(), slow]) == 40_000.0
+    assert goal.reached([report(), slow]) is False
+    assert goal.reached([report()])
+    assert goal.value([report(), report(rates={})]) is None
+    (goal,) = ROWS["trace"].goals
+    assert goal.value([report()]) == pytest.approx(0.4)
 
 
 def test_a_scaled_run_has_less_of_everything_and_the_full_one_is_as_written() -> None:
