@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 from chat.persist.archive.cold import Cold
 from chat.persist.archive.index import (
     conversation_pieces,
-    conversation_probe,
+    conversations_probe,
     pieces_by,
     pieces_of,
     timeline_pieces,
-    timeline_probe,
+    timelines_probe,
 )
 from chat.persist.archive.pieces import FOREVER, Ask, Keys, Piece, Place, Where
 from chat.persist.queries import places, union
@@ -153,21 +153,18 @@ class Browse:
     ) -> tuple[list[list[Key]], dict[int, int]]:
         """Hot keys of each source, the newest first; how new (ms) the archive's newest of a source is."""
         parts = [_keys(n, s, before, each) for n, s in enumerate(sources)]
-        probes = [
-            conversation_probe(f"{-1 - n}, max_sent_at, 0, 0", s.timeline, s.conversation, _since(s))
-            for n, s in enumerate(sources)
-        ]
-        (result,) = await self._database.read([union([*parts, *probes])])
+        probe = _probe("-1, newest, NULL, NULL, timeline, conversation", sources)
+        (result,) = await self._database.read([union([*parts, probe])])
         hot: list[list[Key]] = [[] for _ in sources]
-        archived: dict[int, int] = {}
-        for n, sent_at, position, size in result.rows:
+        newest: dict[tuple[str, str], int] = {}
+        for n, sent_at, position, size, timeline, conversation in result.rows:
             if n < 0:
-                archived[-1 - n] = sent_at
+                newest[timeline, conversation] = sent_at
             else:
                 hot[n].append(Key(sent_at, position, sources[n].timeline, size))
         for keys in hot:
             keys.sort(reverse=True)
-        return hot, archived
+        return hot, _archived(sources, newest)
 
     async def _mixed(
         self, sources: Sequence[Source], before: Before | None, each: int
@@ -181,7 +178,7 @@ class Browse:
                 ]
             )
             hot: list[list[Key]] = [[] for _ in sources]
-            for n, sent_at, position, size in keys.rows:
+            for n, sent_at, position, size, *_ in keys.rows:
                 hot[n].append(Key(sent_at, position, sources[n].timeline, size))
             for of_source in hot:
                 of_source.sort(reverse=True)
@@ -245,7 +242,7 @@ class Browse:
             " AND position < %s AND kind = 'text' ORDER BY position DESC LIMIT %s",
             (timeline, below, limit),
         )
-        (result,) = await self._database.read([union([hot, timeline_probe("NULL, max_position, NULL", timeline, 0, None)])])
+        (result,) = await self._database.read([union([hot, timelines_probe("NULL, newest, NULL", {timeline: 0})])])
         keys = [Key(sent_at, position, timeline, size) for sent_at, position, size in result.rows if size is not None]
         keys.sort(key=lambda k: k.position, reverse=True)
         archived = max((r[1] for r in result.rows if r[2] is None), default=None)
@@ -326,9 +323,10 @@ class Browse:
 
     async def details(self, user: int, sources: Sequence[tuple[Source, int]], others: Collection[int]) -> Details:
         """Of sources with the time up to which the user has read each; marks for `others`' direct conversations."""
+        every = [source for source, _ in sources]
         statements = [
-            union([*(_last(n, s) for n, (s, _) in enumerate(sources)), *_last_probes(sources)]),
-            union([*(_unread(n, s, read, user) for n, (s, read) in enumerate(sources)), *_unread_probes(sources)]),
+            union([*(_last(n, s) for n, (s, _) in enumerate(sources)), _probe(_LAST_PROBE, every)]),
+            union([*(_unread(n, s, read, user) for n, (s, read) in enumerate(sources)), _probe(_UNREAD_PROBE, every)]),
         ]
         if others:
             names = [f"u{o}" for o in others]
@@ -344,13 +342,14 @@ class Browse:
                 ),
             ]
         results = await self._database.read(statements)
-        last = {r[0]: Row(*r[1:]) for r in results[0].rows if r[0] >= 0}
-        archived = {-1 - r[0]: r[2] for r in results[0].rows if r[0] < 0}
+        last = {r[0]: Row(*r[1:9]) for r in results[0].rows if r[0] >= 0}
+        archived = _archived(every, {(r[9], r[10]): r[2] for r in results[0].rows if r[0] < 0})
         older = [n for n, newest in archived.items() if n not in last or last[n].sent_at <= newest]
         last.update(await self._last_of([sources[n][0] for n in older], older))
         unread = {r[0]: int(r[2]) for r in results[1].rows if r[0] >= 0}
         looked = {r[0]: r[1] for r in results[1].rows if r[0] >= 0}
-        more = [n for n in (-1 - r[0] for r in results[1].rows if r[0] < 0) if looked.get(n, 0) < UNREAD_ROWS]
+        archived = _archived(every, {(r[3], r[4]): r[1] for r in results[1].rows if r[0] < 0})
+        more = [n for n, newest in archived.items() if newest > sources[n][1] and looked.get(n, 0) < UNREAD_ROWS]
         unread.update(await self._unread_of(user, [sources[n] for n in more], more))
         return Details(
             last,
@@ -428,7 +427,7 @@ def _where(source: Source, before: Before | None) -> tuple[str, list[Any]]:
 def _keys(n: int, source: Source, before: Before | None, limit: int) -> Statement:
     where, args = _where(source, before)
     return Statement(
-        f"SELECT {n}, sent_at, position, LENGTH(body) FROM messages FORCE INDEX (by_conversation) WHERE {where}"
+        f"SELECT {n}, sent_at, position, LENGTH(body), NULL, NULL FROM messages FORCE INDEX (by_conversation) WHERE {where}"
         f" AND kind IN ({places(source.kinds)}) ORDER BY sent_at DESC, position DESC LIMIT %s",
         (*args, *source.kinds, limit),
     )
@@ -437,18 +436,18 @@ def _keys(n: int, source: Source, before: Before | None, limit: int) -> Statemen
 def _last(n: int, source: Source) -> Statement:
     where, args = _where(source, None)
     return Statement(
-        f"SELECT {n}, position, sent_at, kind, sender, stream, seq, receipt, body FROM messages"
+        f"SELECT {n}, position, sent_at, kind, sender, stream, seq, receipt, body, NULL, NULL FROM messages"
         f" FORCE INDEX (by_conversation) WHERE {where} AND kind = 'text' ORDER BY sent_at DESC, position DESC LIMIT 1",
         args,
     )
 
 
 def _unread(n: int, source: Source, read: int, user: int) -> Statement:
-    """(n, rows looked at, unread ones among them)"""
+    """(n, rows looked at, unread ones among them, and two columns for the probe)"""
     where, args = _where(source, None)
     return Statement(
-        f"SELECT {n}, COUNT(*), COALESCE(SUM(kind = 'text' AND sender <> %s), 0) FROM (SELECT kind, sender FROM messages"
-        f" FORCE INDEX (by_conversation) WHERE {where} AND sent_at > %s ORDER BY sent_at DESC, position DESC"
+        f"SELECT {n}, COUNT(*), COALESCE(SUM(kind = 'text' AND sender <> %s), 0), NULL, NULL FROM (SELECT kind, sender"
+        f" FROM messages FORCE INDEX (by_conversation) WHERE {where} AND sent_at > %s ORDER BY sent_at DESC, position DESC"
         f" LIMIT {UNREAD_ROWS}) r{n}",
         (user, *args, read),
     )
@@ -457,18 +456,18 @@ def _unread(n: int, source: Source, read: int, user: int) -> Statement:
 # ------------------------------------------------------------------ the archive's part
 
 
-def _last_probes(sources: Sequence[tuple[Source, int]]) -> list[Statement]:
-    columns = "NULL, max_sent_at, NULL, NULL, NULL, NULL, NULL, NULL"
-    return [
-        conversation_probe(f"{-1 - n}, {columns}", s.timeline, s.conversation, _since(s)) for n, (s, _) in enumerate(sources)
-    ]
+_LAST_PROBE: Final = "-1, NULL, newest, NULL, NULL, NULL, NULL, NULL, NULL, timeline, conversation"
+_UNREAD_PROBE: Final = "-1, newest, NULL, timeline, conversation"
 
 
-def _unread_probes(sources: Sequence[tuple[Source, int]]) -> list[Statement]:
-    return [
-        conversation_probe(f"{-1 - n}, 0, 0", s.timeline, s.conversation, max(_since(s), read + 1))
-        for n, (s, read) in enumerate(sources)
-    ]
+def _probe(columns: str, sources: Sequence[Source]) -> Statement:
+    return conversations_probe(columns, {(s.timeline, s.conversation): None for s in sources})
+
+
+def _archived(sources: Sequence[Source], newest: Mapping[tuple[str, str], int]) -> dict[int, int]:
+    """Of those sources that may have archived rows, how new (ms) these may be. `newest`: of (timeline, conversation)."""
+    found = ((n, newest.get((s.timeline, s.conversation), -1), _since(s)) for n, s in enumerate(sources))
+    return {n: at for n, at, since in found if at >= since}
 
 
 def _since(source: Source) -> int:

@@ -14,11 +14,11 @@ from chat.persist.archive import pieces
 from chat.persist.archive.cold import Cold
 from chat.persist.archive.index import (
     conversation_pieces,
-    conversation_probe,
+    conversations_probe,
     pieces_by,
     pieces_of,
     timeline_pieces,
-    timeline_probe,
+    timelines_probe,
 )
 from chat.persist.archive.pieces import FOREVER
 from chat.persist.queries import OFFSETS, Ends, Interval, intervals, places, union
@@ -136,8 +136,11 @@ class History:
         fresh = [(n, w) for n, w in enumerate(wanted) if w.heads_since is not None]
         probed = [(n, w) for n, w in enumerate(wanted) if w.probe is not None]
         parts = [_page(n, w) for n, w in enumerate(wanted)]
-        probes = [timeline_probe(f"{-1 - n}, {_NOTHING}", w.timeline, w.above, w.below) for n, w in enumerate(wanted)]
-        statements = [OFFSETS, union([*parts, *probes])]
+        least: dict[str, int] = {}
+        for w in wanted:
+            least[w.timeline] = min(w.above, least.get(w.timeline, w.above))
+        probe = timelines_probe("-1, newest, NULL, NULL, NULL, NULL, NULL, NULL, timeline", least)
+        statements = [OFFSETS, union([*parts, probe])]
         if members:
             statements.append(intervals(members))
         if fresh:
@@ -147,10 +150,10 @@ class History:
         results = iter(await self._database.snapshot(statements))
         upto = self.ends(next(results))
         rows: list[list[Row]] = [[] for _ in wanted]
-        cold: set[int] = set()
+        archived: dict[str, int] = {}
         for r in next(results).rows:
             if r[0] < 0:
-                cold.add(-1 - r[0])
+                archived[r[8].decode("ascii")] = r[1]
             else:
                 rows[r[0]].append(Row(*r[1:]))
         stays = _stays(next(results)) if members else {}
@@ -166,7 +169,7 @@ class History:
                 stays.get(w.member, []) if w.member is not None else [],
                 heads.get(n),
                 n in beyond,
-                n in cold,
+                archived.get(w.timeline, 0) > w.above,
             )
             for n, w in enumerate(wanted)
         ]
@@ -199,7 +202,7 @@ class History:
     async def find(self, ids: Ids) -> Found:
         """The messages with these ids, as far as they are stored, with how far that is, in one snapshot. Those beyond the
         bytes of a page have no body."""
-        probe = conversation_probe(_NOTHING, ids.timeline, ids.conversation)
+        probe = conversations_probe(_NOTHING, [(ids.timeline, ids.conversation)])
         statements = [OFFSETS, union([_by_ids(ids), probe])]
         if ids.member is not None:
             statements.append(intervals([ids.member]))
@@ -364,7 +367,7 @@ def _receipts(one: Passed, limit: int) -> Statement:
         " WHERE receipt = 1 AND kind = 'text' GROUP BY sender, stream",
         (timeline, one.after, one.upto, limit),
     )
-    return union([hot, timeline_probe("NULL, NULL, NULL", timeline, one.after, one.upto + 1)])
+    return union([hot, timelines_probe("NULL, NULL, NULL", {timeline: one.after})])
 
 
 def _stays(result: Result) -> dict[tuple[int, int], list[Interval]]:

@@ -1,12 +1,12 @@
 """The archive's index in SQL: is there anything archived in a range, and where it lies. Pure.
 
 A row is hot or indexed, never both and never neither, in any snapshot: so a statement that reads both, or a snapshot, sees
-each row once. The **probes** go into the statements that read hot rows, at the cost of one look at a key each.
+each row once. The **probes** go into the statements that read hot rows: one SELECT for all that these ask for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from chat.persist.archive.pieces import FOREVER, Piece
@@ -15,23 +15,25 @@ from chat.ports import Result, Statement
 _OF_PIECE: Final = "s.file, i.first_row, i.row_count, i.min_position, i.max_position, i.min_sent_at, i.max_sent_at"
 
 
-def timeline_probe(columns: str, timeline: str, above: int, below: int | None) -> Statement:
-    """A row of `columns` where there are archived rows with above < position < below."""
-    where, args = "timeline = %s AND max_position > %s", [timeline, above]
-    if below is not None:
-        where, args = f"{where} AND min_position < %s", [*args, below]
+def timelines_probe(columns: str, timelines: Mapping[str, int]) -> Statement:
+    """Of each timeline that has archived rows above its position, one row of `columns`, which may speak of `timeline` and
+    `newest`: the highest archived position."""
+    where = " OR ".join(["(timeline = %s AND max_position > %s)"] * len(timelines))
     return Statement(
-        f"SELECT {columns} FROM archive_index FORCE INDEX (by_position) WHERE {where} ORDER BY max_position DESC LIMIT 1",
-        args,
+        f"SELECT {columns} FROM (SELECT timeline, MAX(max_position) AS newest FROM archive_index FORCE INDEX (by_position)"
+        f" WHERE {where} GROUP BY timeline) a",
+        [value for pair in timelines.items() for value in pair],
     )
 
 
-def conversation_probe(columns: str, timeline: str, conversation: str, since: int = 0) -> Statement:
-    """A row of `columns` of the piece with the newest row, where that is not older than `since` (ms)."""
+def conversations_probe(columns: str, conversations: Collection[tuple[str, str]]) -> Statement:
+    """Of each (timeline, conversation) that has archived rows, one row of `columns`, which may speak of `timeline`,
+    `conversation`, and `newest`: the time of the newest (ms)."""
+    where = " OR ".join(["(timeline = %s AND conversation = %s)"] * len(conversations))
     return Statement(
-        f"SELECT {columns} FROM archive_index FORCE INDEX (by_time) WHERE timeline = %s AND conversation = %s"
-        " AND max_sent_at >= %s ORDER BY max_sent_at DESC LIMIT 1",
-        (timeline, conversation, since),
+        f"SELECT {columns} FROM (SELECT timeline, conversation, MAX(max_sent_at) AS newest FROM archive_index"
+        f" FORCE INDEX (by_time) WHERE {where} GROUP BY timeline, conversation) a",
+        [value for pair in conversations for value in pair],
     )
 
 
