@@ -106,13 +106,23 @@ class Comers:
             await trio.sleep(self._random.uniform(*_STAY_S))
             if not self._going:
                 return
+            await self._stored(comer.client, True)  # from here on `forbidden` says that he has left
             comer.stays[-1].leaves = trio.current_time()
-            await self._until_ok(comer.client, protocol.GroupLeave(group=self._group), "")
+            await self._until_ok(comer.client, protocol.GroupLeave(group=self._group), "forbidden")
             comer.stays[-1].left = trio.current_time()
+            await self._stored(comer.client, False)  # from here on `exists` says that he has joined
             await trio.sleep(self._random.uniform(*_STAY_S))
 
+    async def _stored(self, client: Client, inside: bool) -> None:
+        """Persist has heard of it."""
+        while True:
+            answer = await persistently(client, protocol.Groups(), protocol.GroupsReply)
+            if any(group.group == self._group for group in answer.groups) is inside:
+                return
+            await trio.sleep(_LOOK_S)
+
     async def _until_ok(self, client: Client, request: protocol.AnyRequest, done: str) -> None:
-        """Persist may not have heard yet of what was done before: what it refuses for that is asked again."""
+        """`done`: the code that says that an earlier try has done it. What is refused otherwise is asked again."""
         while True:
             pause = 0.5
             try:
