@@ -64,3 +64,17 @@ async def test_who_holds_the_lock_is_waited_for_a_bounded_time(database: Databas
         with pytest.raises(SetupError, match="PROCESSLIST"):
             await migrate(database)
     assert await migrate(database)
+
+
+async def test_ours_can_all_be_repeated_and_fill_what_is_new(database: Database) -> None:
+    statements = [statement for migration in load() for statement in migration.statements]
+    await database.script(statements)
+    await database.write(
+        [
+            Statement("INSERT INTO members VALUES (7, 1, 5, 9, 100, NULL), (7, 2, 6, NULL, 100, NULL)"),
+            Statement("INSERT INTO messages VALUES ('g7', 9, 'g7', 123, 1, NULL, NULL, 'group_left', 0, '{}')"),
+        ]
+    )
+    await database.script(statements)
+    (found,) = await database.read([Statement("SELECT user, left_at FROM members ORDER BY user")])
+    assert [tuple(row) for row in found.rows] == [(1, 123), (2, None)]

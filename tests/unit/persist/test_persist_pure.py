@@ -38,14 +38,18 @@ def test_splitting_ends(parts: list[str]) -> None:
     list(split_statements("".join(parts)))
 
 
+#: The last five: a change that looks first whether it was made, and what fills a new column where it is empty.
+REPEATABLE = (
+    "CREATE TABLE IF NOT EXISTS ", "CREATE OR REPLACE VIEW ", "SET @change = IF(", "PREPARE change_it", "EXECUTE change_it",
+    "DEALLOCATE PREPARE change_it", "UPDATE members ",
+)  # fmt: skip
+
+
 def test_our_own_migrations_can_be_repeated() -> None:
     for migration in load():
         assert migration.statements
         for statement in migration.statements:
-            assert (
-                statement.startswith(("CREATE TABLE IF NOT EXISTS ", "CREATE OR REPLACE VIEW "))
-                or len(migration.statements) == 1
-            )
+            assert statement.startswith(REPEATABLE) or len(migration.statements) == 1
 
 
 def test_numbers_must_follow_each_other(tmp_path: Path) -> None:
