@@ -97,7 +97,8 @@ def figures(outcomes: Mapping[str, Outcome]) -> Figures:
     archived = reports("archive")
     return Figures(
         of("memory", memory), idle_cores("edge"), idle_cores("nginx"),
-        *(message(role) for role in ("edge", "nginx", "router", "persist", "kafka", "redis", "mariadb")),
+        message("edge"), message("nginx"), message("router"), message("persist"), message("kafka"), message("redis"),
+        message("mariadb"),
         of("storm", min(back, default=None)),
         of("archive", worst(noted("bytes of the table, a row"))(archived)),
         of("archive", worst(noted("bytes of the files, a row"))(archived)),
