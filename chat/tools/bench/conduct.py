@@ -86,16 +86,16 @@ class Bench:
                 await self._make_groups(one)
         if row.new_edges:
             await self._new_edges()
-        if row.search:
-            await self._search(row, loads[0], runs)
-        else:
-            before = self._edges()
-            try:
-                for one in loads:
-                    await self._scale_to(one.edges)
+        before = self._edges()
+        try:
+            for one in loads:
+                await self._scale_to(one.edges)
+                if row.search:
+                    await self._search(row, one, runs)
+                else:
                     runs.append(await self._run(row, one))
-            finally:
-                await self._scale_to(before)
+        finally:
+            await self._scale_to(before)
         return Outcome(row=row.name, machine=machine, runs=runs)
 
     async def ask(self, row: Row, stores: StoreCluster | None) -> Outcome:
