@@ -110,11 +110,11 @@ def questions(world: World, session: Session, others: list[int], groups: list[in
     return every
 
 
-async def history(world: World, session: Session, **asked: int) -> list[list[p.Message]]:
+async def history(world: World, session: Session, **asked: Any) -> list[list[p.Message]]:
     return await pages(world, session, p.History(**asked))
 
 
-async def searched(world: World, session: Session, needle: str, limit: int, end: dict[str, int]) -> list[p.Message]:
+async def searched(world: World, session: Session, needle: str, limit: int, end: dict[str, Any]) -> list[p.Message]:
     """All that is found; pages may be cut elsewhere where the archive is looked through."""
     found = await pages(world, session, p.Search(text=needle, limit=limit, **end))
     return [message for page in found for message in page]
