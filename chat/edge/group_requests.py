@@ -2,8 +2,8 @@
 
 A group has its number from MySQL before its notices are in the log; where Kafka does not answer, the client hears
 `unavailable` and asks again, here or at another edge. So what was asked for (name, members, openness, by which device) is
-kept with the number, in the same transaction: for a while where the outcome is not known, and for a moment after it was
-told, since the answer may have got lost on the way. The same request within that time gets the same group.
+kept with the number, in the same transaction, until the notices are in the log. The same request meanwhile gets the same
+group, unless its creator has left it since.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from chat.errors import BadData
+from chat.errors import BadData, Unavailable
 from chat.ports import Database, Statement
 
 #: A request that ended in `unavailable` is asked again within this.
 UNKNOWN_MS: Final = 600_000
-#: One that was answered, where the answer did not arrive: the client is back, and asks again.
-TOLD_MS: Final = 10_000
 PURGED_AT_ONCE: Final = 1_000
 
 
@@ -37,15 +35,16 @@ def asked_for(owner: int, device: str, name: str, members: Collection[int], is_o
 
 
 async def group_for(database: Database, asked: Asked, *, name: str, is_open: bool, now: int) -> tuple[int, bool]:
-    """The number of the group; True where it is there from an earlier try. Raises PartError."""
-    found = await _earlier(database, asked, now)
-    if found is not None:
-        return found, True
+    """The number of the group; True where it is there from an earlier try. Raises PartError, Unavailable."""
+    earlier = await _earlier(database, asked, now)
+    if earlier is not None and not earlier.left:
+        return earlier.group, True
     try:
         _, made, _ = await database.write(
             [
                 Statement(
-                    "DELETE FROM group_requests WHERE owner = %s AND request = %s AND expires_at <= %s", (*asked, now)
+                    "DELETE FROM group_requests WHERE owner = %s AND request = %s AND (expires_at <= %s OR chat_group = %s)",
+                    (*asked, now, 0 if earlier is None else earlier.group),
                 ),
                 Statement(
                     "INSERT INTO chat_groups (name, open, owner, created_at) VALUES (%s, %s, %s, %s)",
@@ -61,22 +60,32 @@ async def group_for(database: Database, asked: Asked, *, name: str, is_open: boo
     except BadData as error:
         if not error.duplicate:
             raise
-        found = await _earlier(database, asked, now)  # the same was asked at this moment
-        if found is None:
-            raise
-        return found, True
+        earlier = await _earlier(database, asked, now)  # the same was asked at this moment
+        if earlier is None:
+            raise Unavailable("mysql") from error
+        return earlier.group, True
     return made.last_id, False
 
 
-async def _earlier(database: Database, asked: Asked, now: int) -> int | None:
+class _Earlier(NamedTuple):
+    """`left`: the creator was in, and is no more."""
+
+    group: int
+    left: bool
+
+
+async def _earlier(database: Database, asked: Asked, now: int) -> _Earlier | None:
+    stays = "SELECT 1 FROM members m WHERE m.chat_group = r.chat_group AND m.user = r.owner"
     (result,) = await database.read(
         [
             Statement(
-                "SELECT chat_group FROM group_requests WHERE owner = %s AND request = %s AND expires_at > %s", (*asked, now)
+                f"SELECT chat_group, EXISTS ({stays}) AND NOT EXISTS ({stays} AND m.to_position IS NULL)"
+                " FROM group_requests r WHERE owner = %s AND request = %s AND expires_at > %s",
+                (*asked, now),
             )
         ]
     )
-    return int(result.rows[0][0]) if result.rows else None
+    return _Earlier(int(result.rows[0][0]), bool(result.rows[0][1])) if result.rows else None
 
 
 async def ever_in(database: Database, group: int) -> set[int]:
@@ -85,12 +94,9 @@ async def ever_in(database: Database, group: int) -> set[int]:
     return {row[0] for row in result.rows}
 
 
-def told(asked: Asked, now: int) -> Statement:
-    """The outcome is known, and is being told."""
-    return Statement(
-        "UPDATE group_requests SET expires_at = %s WHERE owner = %s AND request = %s AND expires_at > %s",
-        (now + TOLD_MS, *asked, now + TOLD_MS),
-    )
+def told(asked: Asked, group: int) -> Statement:
+    """The outcome is known, and is being told: the same once more is another group."""
+    return Statement("DELETE FROM group_requests WHERE owner = %s AND request = %s AND chat_group = %s", (*asked, group))
 
 
 def purge(now: int) -> Statement:

@@ -50,7 +50,7 @@ class Standing(NamedTuple):
 
 
 async def group_create(context: Context, session: Session, request: GroupCreate) -> GroupReply:
-    """Asked for again after `unavailable`, or since the answer was lost: the same group (see `group_requests`)."""
+    """Asked for again after `unavailable`: the same group (see `group_requests`)."""
     me, database = session.user, context.services.store
     members = [m for m in dict.fromkeys(request.members) if m != me]
     names = {me: session.name}
@@ -67,9 +67,8 @@ async def group_create(context: Context, session: Session, request: GroupCreate)
             raise ChatError("not_found", f"no user {missing[0]}")
         if blocks.rows:
             raise ChatError("blocked", f"user {blocks.rows[0][0]} has blocked you")
-    asked = asked_for(me, session.device, request.name, members, request.open)
     await _has_room(context, [me, *members])
-    now = context.clock.now()
+    asked, now = asked_for(me, session.device, request.name, members, request.open), context.clock.now()
     group, again = await group_for(database, asked, name=request.name, is_open=request.open, now=now)
     there = await ever_in(database, group) if again else set()
     records: list[TimelineRecord] = []
@@ -79,11 +78,10 @@ async def group_create(context: Context, session: Session, request: GroupCreate)
         records += _change(context, "group_joined", me, group=group, user=user, name=names[user])
     await notices.publish(context, records)
     try:
-        await database.write([told(asked, context.clock.now())])
+        await database.write([told(asked, group)])
     except PartError as error:
         log.info("group_request_kept", group=group, why=error.message)
-    if me not in there:
-        await context.hub.join(me, group)
+    await context.hub.join(me, group)
     return GroupReply(group=group, name=request.name)
 
 
