@@ -43,11 +43,7 @@ async def find_user(context: Context, session: Session, request: FindUser) -> Us
         raise ChatError("not_found", "no such user")
     by, value = ("id", request.user) if request.name is None else ("name", request.name)
     (result,) = await context.services.store.read(
-        [
-            Statement(
-                f"SELECT id, name FROM users WHERE {by} = %s AND id NOT IN (SELECT user FROM deleted_users)", (value,)
-            )
-        ]
+        [Statement(f"SELECT id, name FROM users WHERE {by} = %s AND id NOT IN (SELECT user FROM deleted_users)", (value,))]
     )
     if not result.rows:
         raise ChatError("not_found", "no such user")

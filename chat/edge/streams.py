@@ -68,9 +68,7 @@ class Streams:
         self._now = now
         self._known: dict[Key, float] = {}  # fresh, until when that is believed
         self._numbers: dict[int, _Numbers] = {}
-        self._batcher = Batcher[Key, int](
-            self._look_up, size=AT_ONCE, room=WAITING, workers=1, seconds=WAIT_S, part="mysql"
-        )
+        self._batcher = Batcher[Key, int](self._look_up, size=AT_ONCE, room=WAITING, workers=1, seconds=WAIT_S, part="mysql")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look up what was asked for, until cancelled."""
