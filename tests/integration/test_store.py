@@ -66,5 +66,5 @@ async def test_a_store_is_made_and_made_larger(config: Config) -> None:
         generations = await message_topics(admin, topics)
         assert generations == [topics.messages, f"{topics.messages}.1"]
         assert await check_offsets(database, admin, topics, generations) == [f"{topics.messages}.1", topics.receipts]
-    with pytest.raises(SetupError, match="not of this store"):
+    with pytest.RaisesGroup(pytest.RaisesExc(SetupError, match="not of this store"), flatten_subgroups=True):
         await make(config, corpus, rows=4_000, seed=4, size=SIZE, say=quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,14 +41,22 @@ def report_of(scenario: str, options: Mapping[str, Any]) -> Report:
 
 @contextmanager
 def measured(report: Report, folder: Path) -> Iterator[None]:
-    """Seconds, and the CPU of the cluster's processes meanwhile, into the report."""
+    """Seconds, and the CPU of the cluster's processes and of commands that are run meanwhile, into the report."""
     servers = find_cluster(folder).servers
-    before, began = usage(servers), perf_counter()
+    before, began, commands = usage(servers), perf_counter(), _of_commands()
     yield
     report.seconds = round(perf_counter() - began, 3)
     spent = cpu_between(before, usage(servers))
+    if (own := _of_commands() - commands) > 0:
+        spent["the command"] = own
     for role, seconds in sorted(spent.items()):
         report.cpu[role] = {"seconds": round(seconds, 2), "cores": round(seconds / max(report.seconds, 1e-9), 4)}
+
+
+def _of_commands() -> float:
+    """CPU seconds of the processes that this one has started and that have ended."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def told(latencies: Mapping[str, Histogram]) -> dict[str, dict[str, float]]:
