@@ -145,7 +145,8 @@ class Reading:
         for number in self._random.sample(range(len(self._people)), min(people, len(self._people))):
             async with log_in(self._server, self._people[number]) as reader:
                 listed = await self._conversations(reader)
-                one = self._random.choice(listed) if listed else None
+                groups = [found for found in listed if found.get("group")]  # they are long
+                one = self._random.choice(groups or listed) if listed else None
                 for word in WORDS:
                     await self._search(reader, word, None, "everywhere")
                     if one is not None:
