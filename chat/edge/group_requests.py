@@ -20,6 +20,8 @@ from chat.ports import Database, Statement
 #: A request that ended in `unavailable` is asked again within this.
 UNKNOWN_MS: Final = 600_000
 PURGED_AT_ONCE: Final = 1_000
+#: The same request may come several times at one moment: each round one of them is made, and maybe answered.
+TRIES: Final = 8
 
 
 class Asked(NamedTuple):
@@ -36,35 +38,38 @@ def asked_for(owner: int, device: str, name: str, members: Collection[int], is_o
 
 async def group_for(database: Database, asked: Asked, *, name: str, is_open: bool, now: int) -> tuple[int, bool]:
     """The number of the group; True where it is there from an earlier try. Raises PartError, Unavailable."""
-    earlier = await _earlier(database, asked, now)
-    if earlier is not None and not earlier.left:
-        return earlier.group, True
-    try:
-        _, made, _ = await database.write(
-            [
-                Statement(
-                    "DELETE FROM group_requests WHERE owner = %s AND request = %s AND (expires_at <= %s OR chat_group = %s)",
-                    (*asked, now, 0 if earlier is None else earlier.group),
-                ),
-                Statement(
-                    "INSERT INTO chat_groups (name, open, owner, created_at) VALUES (%s, %s, %s, %s)",
-                    (name, int(is_open), asked.owner, now),
-                ),
-                Statement(
-                    "INSERT INTO group_requests (owner, request, chat_group, expires_at)"
-                    " VALUES (%s, %s, LAST_INSERT_ID(), %s)",
-                    (*asked, now + UNKNOWN_MS),
-                ),
-            ]
-        )
-    except BadData as error:
-        if not error.duplicate:
-            raise
-        earlier = await _earlier(database, asked, now)  # the same was asked at this moment
-        if earlier is None:
-            raise Unavailable("mysql") from error
-        return earlier.group, True
-    return made.last_id, False
+    for _ in range(TRIES):
+        earlier = await _earlier(database, asked, now)
+        if earlier is not None and not earlier.left:
+            return earlier.group, True
+        try:
+            over = 0 if earlier is None else earlier.group
+            return await _made(database, asked, name, is_open, now, over=over), False
+        except BadData as error:
+            if not error.duplicate:
+                raise  # else the same was asked at this moment: it is there, or has been answered since
+    raise Unavailable("mysql", "the same group is being made many times over; try again")
+
+
+async def _made(database: Database, asked: Asked, name: str, is_open: bool, now: int, *, over: int) -> int:
+    """A new group's number. `over`: a group that an earlier one of these requests got, and that counts no more."""
+    _, made, _ = await database.write(
+        [
+            Statement(
+                "DELETE FROM group_requests WHERE owner = %s AND request = %s AND (expires_at <= %s OR chat_group = %s)",
+                (*asked, now, over),
+            ),
+            Statement(
+                "INSERT INTO chat_groups (name, open, owner, created_at) VALUES (%s, %s, %s, %s)",
+                (name, int(is_open), asked.owner, now),
+            ),
+            Statement(
+                "INSERT INTO group_requests (owner, request, chat_group, expires_at) VALUES (%s, %s, LAST_INSERT_ID(), %s)",
+                (*asked, now + UNKNOWN_MS),
+            ),
+        ]
+    )
+    return made.last_id
 
 
 class _Earlier(NamedTuple):
