@@ -36,10 +36,11 @@ Say = Callable[[str], None]
 
 
 class Kept(Struct):
-    """What the folder's store is, written beside it."""
+    """What the folder's store is, written beside it. `whole`: its making has come to its end."""
 
     rows: int = 0
     archived: bool = False
+    whole: bool = True
 
 
 def store_settings(file: Path | None, environ: Mapping[str, str]) -> Loaded:
@@ -77,9 +78,9 @@ class StoreCluster:
             await trio.to_thread.run_sync(shutil.rmtree, self.folder)
             await self._up()
             kept = Kept()
-        if kept.rows < rows:
-            if kept.rows == 0:
-                await self._services(dict.fromkeys(_SERVICES, 0))
+        if kept.rows < rows or not kept.whole:
+            await self._services(dict.fromkeys(_SERVICES, 0))
+            self._keep(Kept(rows, whole=False))
             await self._chat("store", "make", "--rows", str(rows), *self._town(), *self._logs())
             self._keep(Kept(rows))
         await self._services(_SERVICES)
