@@ -52,7 +52,7 @@ __all__ = ["Client", "LoggedOut"]
 
 MAX_EVENTS: Final = 10_000
 BACKOFF_FIRST: Final = 0.25  # seconds, at most, before the first try
-BACKOFF_GROWTH: Final = 1.6  # each time; a restarted edge is there in two seconds, and a refused try costs next to nothing
+BACKOFF_GROWTH: Final = 1.35  # each time: who waits for an edge that is started again waits about as long again at most
 BACKOFF_MAX: Final = 5.0
 STABLE: Final = 5.0  # a log-in that held as long begins the back-off anew
 #: Seconds for `welcome`, by how many tries have failed in a row. A frozen edge takes connections and says nothing, so the
