@@ -170,5 +170,5 @@ async def test_a_row_that_mysql_refuses(harmed: Cluster, bridge: None, why: str)
 
     await play(harmed, f"rows that MySQL refuses: {why}", cruel, section="records")
     with trio.fail_after(30 * PATIENCE):  # in both timelines; the other's persist may be behind
-        while sum(words.encode() in record.value for record in await dead_of(config, before)) < 20:
+        while sum(words.encode() in record.value for record in await dead_of(config, before)) < 20:  # noqa: ASYNC110
             await trio.sleep(0.1)
