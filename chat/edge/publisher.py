@@ -256,7 +256,8 @@ class EdgePublisher:
             outcome = dict.fromkeys(cycle, error)
         self._bytes -= size
         took = trio.current_time() - begun
-        self._linger.took(took)
+        if not any(isinstance(result, PartError) for result in outcome.values()):
+            self._linger.took(took)
         self._metrics.cycle.observe(took)
         self._metrics.cycle_records.observe(sum(map(len, cycle.values())))
         self._metrics.queue.set(self._bytes)
