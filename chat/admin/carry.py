@@ -18,6 +18,7 @@ import trio
 
 from chat.errors import PartError, SetupError
 from chat.persist.offsets import Found
+from chat.persist.queries import text
 from chat.ports import Database, LogReader, Producer, Statement
 from chat.positions import position
 from chat.records import Consumed, Record, TopicPartition, cut, partition_of
@@ -103,7 +104,7 @@ async def _stored(database: Database, archive: Shelf | None, generation: int, re
     (result,) = await database.read(
         [Statement(f"SELECT timeline, position, SHA2(body, 256) FROM messages WHERE (timeline, position) IN ({wanted})")]
     )
-    found = {(_text(timeline), pos): _text(digest) for timeline, pos, digest in result.rows}
+    found = {(text(timeline), pos): text(digest) for timeline, pos, digest in result.rows}
     if archive is not None and len(found) < len(keys):
         found |= await archive.digests(keys.keys() - found.keys())
     return {r.offset for key, r in keys.items() if found.get(key) == sha256(r.value).hexdigest()}
@@ -111,7 +112,3 @@ async def _stored(database: Database, archive: Shelf | None, generation: int, re
 
 def _digest(record: Consumed) -> bytes:
     return sha256(b"%b\0%b" % (record.key or b"", record.value)).digest()
-
-
-def _text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode("ascii")

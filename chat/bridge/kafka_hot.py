@@ -6,7 +6,7 @@ which brokers from 2.1 up to 4.x speak. All other requests, and the record batch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from struct import Struct, unpack_from
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from chat.records import TopicPartition
@@ -117,6 +117,6 @@ def _fetched(data: bytes, at: int) -> Sequence[Fetched]:
 
 def _topic(data: bytes, at: int) -> tuple[str, int, int]:
     """Its name, how many partitions follow, and where."""
-    (size,) = unpack_from(">h", data, at)
+    (size,) = _NAME.unpack_from(data, at)
     at += 2 + size
     return data[at - size : at].decode(), _COUNT.unpack_from(data, at)[0], at + 4

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,6 +26,7 @@ import msgspec
 from chat import protocol
 from chat.client.local.keys import Box
 from chat.client.outbox import NOTHING, Changes, Entry
+from chat.client.transaction import transaction
 from chat.errors import SetupError
 from chat.ordering import ReaderState, StreamKey
 from chat.protocol import Message
@@ -95,7 +95,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
-            with self._transaction():
+            with transaction(self._db):
                 self._date_streams()
                 self._db.execute(_FORGET, (STREAMS_KEPT,))
                 self._db.execute("INSERT OR IGNORE INTO facts VALUES ('device', ?)", (secrets.token_hex(10),))
@@ -129,7 +129,7 @@ class Store:
         return dict(self._db.execute("SELECT id, name FROM names"))
 
     def put_names(self, names: Mapping[str, str]) -> None:
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", names.items())
 
     # -------------------------------------------------------------- readers and messages
@@ -156,7 +156,7 @@ class Store:
         `resets` (all that is known; they rest from now on). `mark`: of the local history that has them, None: none.
         Returns those messages that were not here before, with their numbers."""
         new: list[Kept] = []
-        with self._transaction():
+        with transaction(self._db):
             for timeline, message in messages:
                 if message.kind in protocol.STATE_KINDS:
                     new.append(Kept(0, timeline, message))
@@ -226,7 +226,7 @@ class Store:
 
     def seal(self, kept: Sequence[Kept]) -> None:
         """Seal these, and leave nothing of them in the file."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "UPDATE messages SET body = ? WHERE number = ?",
                 [(_row(k.timeline, k.message, self._box)[-1], k.number) for k in kept],
@@ -248,7 +248,7 @@ class Store:
     def put_entries(self, changes: Changes) -> None:
         if changes == NOTHING:
             return
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany("DELETE FROM outbox WHERE id = ?", [(number,) for number in changes.gone])
             self._db.executemany(
                 "INSERT OR REPLACE INTO outbox VALUES (?, ?)", [(e.id, protocol.encode(e)) for e in changes.put]
@@ -264,16 +264,6 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
 
 def path_of(folder: Path, server: str, name: str) -> Path:

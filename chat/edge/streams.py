@@ -24,6 +24,7 @@ from chat.edge.batcher import Batcher
 from chat.edge.dispatch import Later
 from chat.edge.limits import TokenBucket
 from chat.errors import ChatError, PartError, Unavailable
+from chat.persist.queries import text
 from chat.ports import Database, Statement
 
 DAY_MS: Final = 86_400_000
@@ -128,10 +129,5 @@ class Streams:
                 )
             ]
         )
-        found = {(_text(t), _text(c), sender, stream): at for t, c, sender, stream, at in result.rows}
+        found = {(text(t), text(c), sender, stream): at for t, c, sender, stream, at in result.rows}
         return [found.get(row, 0) for row in rows]
-
-
-def _text(value: str | bytes) -> str:
-    """Names in ascii_bin columns: some drivers give bytes."""
-    return value if isinstance(value, str) else value.decode("ascii")

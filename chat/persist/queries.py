@@ -15,6 +15,11 @@ def places(values: Collection[object]) -> str:
     return ", ".join(["%s"] * len(values))
 
 
+def text(value: str | bytes) -> str:
+    """Names in ascii_bin columns: some drivers give bytes."""
+    return value if isinstance(value, str) else value.decode("ascii")
+
+
 def union(parts: Sequence[Statement]) -> Statement:
     """All in one statement, so that a batch is one round trip. Each part is a whole SELECT; the first column says which
     part a row is of, since the order of rows is not promised."""

@@ -17,6 +17,7 @@ import msgspec
 
 from chat.persist.batch import Changes, Delivered, Head, Known, Needs, Stream
 from chat.persist.parse import Entry
+from chat.persist.queries import text
 from chat.persist.relations import Groups, Stay
 from chat.ports import Database, Statement
 from chat.protocol import Message, decode_message
@@ -67,8 +68,8 @@ class Store:
         results = [r.rows for r in await self._database.read(statements)] if statements else []
         known_heads = {s: heads[s] for s in wanted.streams if s in heads}
         for rows in results[: ends[0]]:
-            known_heads |= {Stream(_text(t), _text(c), sender, stream): seq for t, c, sender, stream, seq in rows}
-        friends = {(u, o): _text(state) for rows in results[ends[0] : ends[1]] for u, o, state in rows}
+            known_heads |= {Stream(text(t), text(c), sender, stream): seq for t, c, sender, stream, seq in rows}
+        friends = {(u, o): text(state) for rows in results[ends[0] : ends[1]] for u, o, state in rows}
         inside: dict[int, dict[int, Stay]] = {}
         for rows in results[ends[1] :: 2]:
             for group, user, start, joined_at in rows:
@@ -226,8 +227,3 @@ def _parts(items: Collection[T]) -> Iterator[list[T]]:
     every = list(items)
     for at in range(0, len(every), KEYS):
         yield every[at : at + KEYS]
-
-
-def _text(value: str | bytes) -> str:
-    """Names in ascii_bin columns: some drivers give bytes."""
-    return value if isinstance(value, str) else value.decode("ascii")

@@ -11,13 +11,14 @@ too: an index that is behind that one was restored from a copy, and its floors h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from chat.client.local.files import BEGIN, End, Place
 from chat.client.local.folders import FileName
+from chat.client.transaction import transaction
 
 VERSION: Final = 1
 _SCHEMA: Final = """
@@ -93,15 +94,8 @@ class Index:
             raise
         path.chmod(0o600)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+    def transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._db)
 
     def close(self) -> None:
         self._db.close()

@@ -24,7 +24,8 @@ from chat.persist.archive.folder import Folder
 from chat.persist.archive.mover import Clock, Mover, Progress
 from chat.persist.archive.plan import Bin, Past, due
 from chat.persist.archive.rewrite import Rewriter
-from chat.persist.archive.tables import GIVE_UP, text
+from chat.persist.archive.tables import GIVE_UP
+from chat.persist.queries import text
 from chat.ports import Database, Lock, Statement
 
 log = structlog.get_logger()

@@ -19,7 +19,8 @@ from chat.persist.archive.mover import Clock
 from chat.persist.archive.plan import FIRST, LAST, WINDOW_ROWS, Fate, Range, fate, slack
 from chat.persist.archive.rewrite import Rewriter
 from chat.persist.archive.rows import boundary
-from chat.persist.archive.tables import Slice, rows_go, slice_goes, slices, text
+from chat.persist.archive.tables import Slice, rows_go, slice_goes, slices
+from chat.persist.queries import text
 from chat.ports import Database
 
 log = structlog.get_logger()

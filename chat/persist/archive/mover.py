@@ -24,15 +24,8 @@ from chat.persist.archive.folder import Folder
 from chat.persist.archive.plan import FIRST, LAST, Range, is_full, window_rows
 from chat.persist.archive.rows import Cut, Window, boundary, read_window, received
 from chat.persist.archive.slices import Made, make_of, verify
-from chat.persist.archive.tables import (
-    FENCE,
-    file_begun,
-    file_given_up,
-    is_slice,
-    rows_go,
-    slice_comes,
-    text,
-)
+from chat.persist.archive.tables import FENCE, file_begun, file_given_up, is_slice, rows_go, slice_comes
+from chat.persist.queries import text
 from chat.ports import Database, Statement
 
 log = structlog.get_logger()

@@ -15,7 +15,8 @@ from chat.persist.archive.folder import Folder, NoFolder, open_folder
 from chat.persist.archive.layout import SCHEMA
 from chat.persist.archive.rows import Garbled
 from chat.persist.archive.slices import Stretch, read
-from chat.persist.archive.tables import Slice, slices, text
+from chat.persist.archive.tables import Slice, slices
+from chat.persist.queries import text
 from chat.ports import Database, Statement
 
 #: Keys in one statement.

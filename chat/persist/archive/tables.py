@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from chat.persist.archive.plan import Range
 from chat.persist.archive.rows import where
 from chat.persist.archive.slices import Made, Stretch
+from chat.persist.queries import text
 from chat.ports import Database, Statement
 
 #: What was begun and has not become a slice.
@@ -118,8 +119,3 @@ def rows_go(rows: Range, before: int, count: int | None) -> Statement:
     return Statement(
         f"DELETE messages FROM messages FORCE INDEX (PRIMARY) WHERE {condition} AND sent_at < %s", (*args, before), count
     )
-
-
-def text(value: str | bytes) -> str:
-    """Names in ascii_bin columns: some drivers give bytes."""
-    return value if isinstance(value, str) else value.decode("ascii")

@@ -18,11 +18,10 @@ from chat.settings import Loaded, load
 from chat.tools.bench.machine import facts, moment
 from chat.tools.bench.results import Done, Outcome
 from chat.tools.bench.rows import Load, Row, holds
-from chat.tools.bench.running import chat, run_report
+from chat.tools.bench.running import chat, run_report, tell
 from chat.tools.bench.search import Search
 from chat.tools.bench.stores import StoreCluster
 from chat.tools.cluster import bring_up, take_down, wait_ready
-from chat.tools.control import ask
 from chat.tools.load.accounts import USERS_FILE, load_accounts
 from chat.tools.load.cluster import find_cluster
 from chat.tools.load.report import Report
@@ -185,9 +184,7 @@ class Bench:
     async def _scale_to(self, edges: int) -> None:
         if edges in (0, self._edges()):
             return
-        answer = await ask(self._state, {"do": "scale", "edges": edges})
-        if answer != {"ok": True}:
-            raise SetupError(f"the cluster was not scaled to {edges} edges: {answer}")
+        await tell(self._state, {"do": "scale", "edges": edges}, f"the cluster was not scaled to {edges} edges")
         await self._ready()
 
     async def _make_groups(self, load: Load) -> None:
@@ -203,9 +200,7 @@ class Bench:
     async def _new_edges(self) -> None:
         found = self._state.processes()
         names = [entry.name for entry in found.processes if entry.role == "edge"] if found else []
-        answer = await ask(self._state, {"do": "restart", "names": names})
-        if answer != {"ok": True}:
-            raise SetupError(f"the edges were not started anew: {answer}")
+        await tell(self._state, {"do": "restart", "names": names}, "the edges were not started anew")
         await self._ready()
 
     async def _ready(self) -> None:

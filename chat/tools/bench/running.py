@@ -6,13 +6,15 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
 
 from chat.errors import SetupError
+from chat.tools.control import ask
 from chat.tools.load.report import Report
+from chat.tools.state import State
 
 #: One run, preparations included; each of its phases has its own, shorter limit.
 RUN_S: Final = 3_600.0
@@ -33,6 +35,13 @@ async def run_report(words: Sequence[str]) -> Report:
         except msgspec.DecodeError:
             raise SetupError(f"{shlex.join(['chat', *words])} ended with {done.returncode}") from None
     raise SetupError(f"{shlex.join(['chat', *words])} was not done after {RUN_S:g} s")
+
+
+async def tell(state: State, request: dict[str, Any], otherwise: str) -> None:
+    """Have the supervisor do something. Raises SetupError, which begins with `otherwise`, where it does not."""
+    answer = await ask(state, request)
+    if answer != {"ok": True}:
+        raise SetupError(f"{otherwise}: {answer}")
 
 
 async def _interrupt(process: trio.Process) -> None:

@@ -15,9 +15,8 @@ from chat.bridge import open_bridge, open_database
 from chat.errors import SetupError
 from chat.ports import Statement
 from chat.settings import Loaded, load
-from chat.tools.bench.running import chat, run_report
+from chat.tools.bench.running import chat, run_report, tell
 from chat.tools.cluster import bring_up, take_down, wait_ready
-from chat.tools.control import ask
 from chat.tools.load.report import Report
 from chat.tools.state import State
 
@@ -108,9 +107,7 @@ class StoreCluster:
             self._is_up = True
 
     async def _services(self, numbers: Mapping[str, int]) -> None:
-        answer = await ask(self._state, {"do": "scale", **numbers})
-        if answer != {"ok": True}:
-            raise SetupError(f"the cluster was not scaled to {dict(numbers)}: {answer}")
+        await tell(self._state, {"do": "scale", **numbers}, f"the cluster was not scaled to {dict(numbers)}")
         await wait_ready(self._state, READY_S, self._say)
 
     async def _archiver_rests(self) -> None:
