@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -24,6 +22,7 @@ from chat.tools.control import ask
 from tests.harness.cluster import Cluster, quiet
 from tests.integration.pipeline import Pipeline, open_pipeline, records, text, until
 from tests.integration.raw import PASSWORD, World, new_device
+from tests.integration.typed import chat
 
 pytestmark = pytest.mark.servers
 TOO_LONG = "x" * 400
@@ -37,18 +36,7 @@ async def line(config: Config) -> AsyncIterator[Pipeline]:
 
 async def admin(*words: str, settings: Mapping[str, str], code: int = 0) -> CompletedProcess[str]:
     """`chat admin` in a process of its own."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    with trio.fail_after(90):
-        done = await trio.run_process(
-            [sys.executable, "-m", "chat", "admin", *words],
-            env=environ | settings,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    said = CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-    assert said.returncode == code, said
-    return said
+    return await chat("admin", *words, settings=settings, code=code)
 
 
 def corner(line: Pipeline) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 import trio
@@ -26,23 +24,9 @@ from chat.protocol import Message, decode_message
 from chat.records import message_records, notice
 from tests.integration.archive_store import NOW, old_rows, open_store
 from tests.integration.pipeline import Pipeline, open_pipeline
+from tests.integration.typed import chat
 
 pytestmark = pytest.mark.servers
-
-
-async def chat(*words: str, settings: dict[str, str], code: int = 0) -> CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHAT_")}
-    with trio.fail_after(90):
-        done = await trio.run_process(
-            [sys.executable, "-m", "chat", *words],
-            env=environ | settings,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    said = CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-    assert said.returncode == code, said
-    return said
 
 
 def of_mysql(mysql: MysqlConfig) -> dict[str, str]:
