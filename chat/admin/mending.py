@@ -27,8 +27,9 @@ import trio
 from chat.admin.graveyard import Dead
 from chat.backoff import Backoff
 from chat.errors import BadData, Conflict
+from chat.fitting import FRIEND_KINDS
 from chat.persist.batch import Changes, Friendship, build, needs, same_content
-from chat.persist.parse import FRIEND_KINDS, Entry, Parsed, parse_messages, parse_receipts
+from chat.persist.parse import Entry, Parsed, parse_messages, parse_receipts
 from chat.persist.queries import places
 from chat.persist.relations import Groups, befriend
 from chat.persist.store import Store, effects

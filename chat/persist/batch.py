@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chat.persist.parse import FRIEND_KINDS, Dead, Entry, Parsed
+from chat.fitting import FRIEND_KINDS
+from chat.persist.parse import Dead, Entry, Parsed
 from chat.persist.relations import Groups, befriend
 from chat.protocol import MEMBERSHIP_KINDS, STATE_KINDS, Message
 from chat.records import Receipts, TopicPartition

@@ -15,11 +15,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import msgspec
-from msgspec import UNSET
-
+from chat.fitting import Unfit, fit
 from chat.positions import position
-from chat.protocol import Message, decode_message
 from chat.records import (
     KIND_HEADER,
     RECEIPT_HEADER,
@@ -32,7 +29,6 @@ from chat.records import (
 
 #: Bytes in msgpack around a payload, at most: timeline, two integers, kind, receipt and the lengths of all.
 _AROUND_DELIVERY: Final = 80
-_LIMIT: Final = 2**53
 _AROUND_BATCH: Final = 256  # the batch's own, and Kafka's around one record and its header
 
 
@@ -100,16 +96,11 @@ Found = Mapping[str, Collection[Location]]
 
 
 def item(record: Consumed, generation: int, prev: int | None) -> Item | None:
-    """The delivery of a record, its frame spliced. None where it is not a record of ours: it is persist's to bury, and a
-    client that got it would end its connection."""
-    key, value = record.key, record.value
-    if not is_timeline(key) or value[-1:] != b"}":
-        return None
+    """The delivery of a record, its frame spliced. None where it does not fit: it is persist's to bury, and no client's to
+    see."""
     try:
-        message = decode_message(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if not _fits(message, key):  # type: ignore[arg-type]
+        timeline = fit(record.key, record.value).timeline
+    except Unfit:
         return None
     kind, receipt = None, False
     for name, said in record.headers:
@@ -118,31 +109,8 @@ def item(record: Consumed, generation: int, prev: int | None) -> Item | None:
         elif name == RECEIPT_HEADER:
             receipt = True
     pos = position(generation, record.offset)
-    payload = splice(value, prev, pos)
-    timeline = key.decode()  # type: ignore[union-attr]
+    payload = splice(record.value, prev, pos)
     return Item(Delivery(timeline, pos, record.timestamp, kind, receipt, payload), len(payload) + _AROUND_DELIVERY)
-
-
-def _fits(message: Message, key: bytes) -> bool:
-    """What persist would not store is not shown either. It looks closer at notices, which are not history."""
-    if message.prev is not UNSET or message.pos is not UNSET:
-        return False
-    if message.kind != "text":
-        return True
-    if message.stream is UNSET or message.seq is UNSET or message.text is UNSET:
-        return False
-    if not (0 < message.sender < _LIMIT and 0 <= message.sent_at < _LIMIT):
-        return False
-    if not (0 <= message.stream < _LIMIT and 0 <= message.seq < _LIMIT):
-        return False
-    owner, to, group = int(key[1:]), message.to, message.group
-    if key[:1] == b"g":
-        return group == owner and to is None
-    return group is None and to is not None and 0 < to < _LIMIT and owner in (to, message.sender)
-
-
-def is_timeline(key: bytes | None) -> bool:
-    return key is not None and 2 <= len(key) <= 17 and key[:1] in (b"u", b"g") and key[1:].isdigit() and key[1] != 0x30
 
 
 class Plan(NamedTuple):

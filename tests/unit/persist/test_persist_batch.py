@@ -109,7 +109,7 @@ def test_read_counts_in_the_readers_own_timeline() -> None:
     )
     tables.store([note(2, "u1", "read", 2, to=1, extra={"sent_at": 50})])
     tables.store([note(3, "u2", "read", 2, to=2, extra={"sent_at": 7})])
-    tables.store([note(4, "u2", "read", 2, extra={"sent_at": 60, "group": 7})])
+    tables.store([note(4, "u2", "read", 2, to=2, extra={"sent_at": 60, "group": 7})])
     assert tables.read == {(2, "u1"): 50, (2, "u2"): 7, (2, "g7"): 60}
     assert tables.rows == {}
 

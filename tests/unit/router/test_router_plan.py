@@ -120,30 +120,67 @@ def test_what_is_no_message_of_ours_is_no_item() -> None:
         assert item(good._replace(value=value), 0, None) is None
 
 
+def routed(value: bytes, key: bytes | None) -> bool:
+    """Whether it becomes an item, which it must exactly where persist has an entry."""
+    record = Consumed(0, 10, key, value, ())
+    parsed = Parsed([], [], [])
+    parse_messages(parsed, TopicPartition("chat.messages", 0), 0, [record])
+    found = item(record, 0, None) is not None
+    assert found == bool(parsed.entries)
+    return found
+
+
 def test_what_persist_would_bury_is_no_item() -> None:
     good = Message(sender=1, to=2, stream=1, seq=0, sent_at=10, kind="text", text="hi")
     in_group = Message(sender=1, group=2, stream=1, seq=0, sent_at=10, kind="text", text="hi")
-    p = TopicPartition("chat.messages", 0)
-
-    def routed(message: Message, key: bytes) -> bool:
-        record = Consumed(0, 10, key, encode(message), ())
-        parsed = Parsed([], [], [])
-        parse_messages(parsed, p, 0, [record])
-        found = item(record, 0, None) is not None
-        assert found == bool(parsed.entries)
-        return found
-
-    assert routed(good, b"u1")
-    assert routed(good, b"u2")
-    assert routed(in_group, b"g2")
-    for wrong in (
+    joined = Message(sender=1, group=2, sent_at=10, kind="group_joined", extra={"user": 1})
+    read = Message(sender=1, to=2, sent_at=10, kind="read", extra={"sent_at": 4})
+    assert routed(encode(good), b"u1")
+    assert routed(encode(good), b"u2")
+    assert routed(encode(in_group), b"g2")
+    assert routed(encode(joined), b"g2")
+    assert routed(encode(read), b"u2")
+    for wrong, key in (
         (good, b"u3"), (good, b"g2"), (in_group, b"g3"), (in_group, b"u1"), (replace(good, to=None), b"u1"),
         (replace(good, seq=UNSET), b"u1"), (replace(good, stream=UNSET), b"u1"), (replace(good, text=UNSET), b"u1"),
         (replace(good, seq=2**53), b"u1"), (replace(good, stream=-1), b"u1"), (replace(good, sender=2**53), b"u2"),
         (replace(good, sent_at=-1), b"u1"), (replace(good, to=2**60), b"u1"), (replace(good, pos=7), b"u1"),
         (replace(good, prev=None), b"u1"), (replace(in_group, to=3), b"g2"),
+        (replace(read, extra={}), b"u2"), (replace(read, sender=2**70), b"u2"), (replace(read, kind="Strange kind"), b"u2"),
     ):  # fmt: skip
-        assert not routed(*wrong), wrong
+        assert not routed(encode(wrong), key), wrong
+
+
+def test_a_notice_is_no_item_where_a_client_would_take_it_for_another_timelines() -> None:
+    """A client tells the timeline of a frame by its `group` alone: it would take the position for one of the other, and then
+    drop the message that has it."""
+    assert not routed(encode(Message(sender=1, to=2, sent_at=10, kind="read", extra={"sent_at": 4})), b"g2")
+    assert not routed(encode(Message(sender=1, group=2, sent_at=10, kind="group_joined", extra={"user": 1})), b"u1")
+    assert not routed(encode(Message(sender=1, group=3, sent_at=10, kind="group_joined", extra={"user": 1})), b"g2")
+    assert not routed(encode(Message(sender=1, to=2, sent_at=10, kind="anything")), b"u3")
+
+
+MESSAGES = st.builds(
+    Message,
+    sender=st.sampled_from([0, 1, 2, 2**53, 2**70]),
+    to=st.sampled_from([None, -1, 1, 2, 2**53]),
+    group=st.sampled_from([None, 0, 2, 3]),
+    sent_at=st.just(10),
+    kind=st.sampled_from(["text", "read", "delivered", "friend_request", "group_joined", "group_left", "new_kind", "A", ""]),
+    stream=st.sampled_from([UNSET, 1]),
+    seq=st.sampled_from([UNSET, 0]),
+    text=st.sampled_from([UNSET, "hi"]),
+    extra=st.dictionaries(
+        st.sampled_from(["user", "sent_at", "stream", "seq", "group", "to"]), st.sampled_from([0, 2, "2", -1])
+    ),
+)
+
+
+@given(MESSAGES, st.sampled_from([b"u1", b"u2", b"u3", b"g2", b"g3", b"u9007199254740992", None]))
+def test_an_item_reads_as_of_its_own_timeline(message: Message, key: bytes | None) -> None:
+    if routed(encode(message), key):
+        group = message.group
+        assert key in ((b"u%d" % message.sender, b"u%d" % (message.to or 0)) if group is None else (b"g%d" % group,))
 
 
 # ------------------------------------------------------------------ plans
