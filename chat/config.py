@@ -99,7 +99,8 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     instance: str = ""  # a name that no other persist has: one that is killed and restarted has its partitions at once
     metrics: str = ""
     max_records: int = 2_000  # a transaction
-    linger_ms: float = 20.0  # nobody waits for persist but a sync; half as many transactions, fetches and flushes
+    linger_ms: float = 20.0  # as for an edge, but nobody waits for persist except a sync
+    linger_most_ms: float = 80.0
     commit_ms: int = 2_000  # to Kafka, for the lag that tools show; the truth is in MySQL
     stream_entries: int = 500_000  # bounded memory of stream heads
     retain_days: float = 7.0  # stored messages stay in Kafka's log for so long; 0: for ever

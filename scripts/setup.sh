@@ -14,10 +14,17 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # ---------------------------------------------------------------- what is missing
 
+can_install() { have apt-get && { [ "$(id -u)" -eq 0 ] || { have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; }; }; }
+python_fits() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&
+        { "$1" -c 'import ensurepip, venv' 2>/dev/null || can_install; }
+}
+
+# The distribution's own first: it is built with profiles (PGO), which one compiled on the spot is mostly not; that is a
+# quarter of the CPU of all that is Python here.
 python=""
-for candidate in "${PYTHON:-}" python3.11 python3 python3.12 python3.13; do
-    if [ -n "$candidate" ] && have "$candidate" &&
-        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+for candidate in "${PYTHON:-}" /usr/bin/python3.11 /usr/bin/python3 python3.11 python3 python3.12 python3.13; do
+    if [ -n "$candidate" ] && have "$candidate" && python_fits "$candidate"; then
         python="$candidate"
         break
     fi
@@ -77,10 +84,8 @@ if [ "${#packages[@]}" -gt 0 ]; then
     root=""
     by_hand="apt-get install --no-install-recommends ${packages[*]}"
     have apt-get || die "missing: ${packages[*]} (as Debian 12 names them); install them, then run this again"
-    if [ "$(id -u)" -ne 0 ]; then
-        { have sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; } || die "missing: ${packages[*]}; as root run: $by_hand"
-        root="sudo"
-    fi
+    can_install || die "missing: ${packages[*]}; as root run: $by_hand"
+    [ "$(id -u)" -eq 0 ] || root="sudo"
     install_packages "${packages[@]}"
     if [ -z "$python" ]; then
         python=python3
@@ -91,12 +96,13 @@ fi
 
 # ---------------------------------------------------------------- Python
 
-wanted="$( (cat pyproject.toml constraints.txt && "$python" --version && pwd) | sha256sum | cut -c1-16)$extras"
+base() { "$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/null; }
+wanted="$( (cat pyproject.toml constraints.txt && base "$python" && pwd) | sha256sum | cut -c1-16)$extras"
 stamp=.venv/.set-up
 if ! { [ -x .venv/bin/chat ] && { [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] ||
     [ "$(cat "$stamp" 2>/dev/null)" = "$wanted[dev]" ]; }; }; then
     say "setup: Python packages into .venv"
-    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv
+    [ "$(base .venv/bin/python)" = "$(base "$python")" ] || "$python" -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".$extras" ||
         die "pip failed (see above); is a package index reachable?"
     printf '%s\n' "$wanted" >"$stamp"

@@ -26,6 +26,7 @@ from zlib import crc32
 import structlog
 import trio
 
+from chat.busy import Busy
 from chat.config import EdgeConfig, KafkaConfig
 from chat.edge.connection import CLOSING, Connection
 from chat.errors import BadData, ChatError, Goodbye, PartAway, PartError, Unavailable
@@ -143,6 +144,7 @@ class EdgePublisher:
         self._idle = trio.Event()
         self._idle.set()
         self._linger = Linger(config.linger_ms / 1_000, config.linger_most_ms / 1_000)
+        self._busy = Busy()
         self._refuse_until = 0.0
         self._backoff = BACKOFF_FIRST_S
         #: next offset behind the last record acknowledged here
@@ -255,10 +257,8 @@ class EdgePublisher:
         except PartError as error:
             outcome = dict.fromkeys(cycle, error)
         self._bytes -= size
-        took = trio.current_time() - begun
-        if not any(isinstance(result, PartError) for result in outcome.values()):
-            self._linger.took(took)
-        self._metrics.cycle.observe(took)
+        self._busy.tell(self._linger)
+        self._metrics.cycle.observe(trio.current_time() - begun)
         self._metrics.cycle_records.observe(sum(map(len, cycle.values())))
         self._metrics.queue.set(self._bytes)
         self._hold()

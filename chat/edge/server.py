@@ -7,7 +7,6 @@ they have sent is finished; the rest is sent away with 2000; locations and the l
 
 from __future__ import annotations
 
-import gc
 import random
 import socket
 from collections.abc import Awaitable, Callable
@@ -53,6 +52,7 @@ from chat.notify import READY, STOPPING, notify
 from chat.ports import Database, LogAdmin, LogReader, Memory, Producer
 from chat.protocol import Moved
 from chat.records import PresenceEvent, Topics
+from chat.serving import settle_memory
 from chat.stopping import stop_on_signals
 
 REDIS_WAIT_S: Final = 3.0  # at start; after that the edge serves without its lease, and registers when Redis is back
@@ -375,11 +375,3 @@ async def run_edge(
             await edge.run(stop, ready)
             nursery.cancel_scope.cancel()
     _log.info("stopped", role="edge", name=config.edge.name)
-
-
-def settle_memory() -> None:
-    """What is there at start stays: the collector need not look at it. Young objects die by themselves (frames are not
-    tracked), so it may look seldom: with 12,000 connections each full look is tens of milliseconds."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

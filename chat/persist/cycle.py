@@ -18,8 +18,10 @@ import structlog
 import trio
 
 from chat.backoff import Backoff
+from chat.busy import Busy
 from chat.config import PersistConfig
 from chat.errors import PartAway, PartError
+from chat.linger import Linger
 from chat.metrics import PersistMetrics
 from chat.persist.heads import Heads
 from chat.persist.offsets import read_places
@@ -64,6 +66,8 @@ class Persist:
         self._hole: dict[TopicPartition, int] = {}  # where a fetch left offsets out; told again, it is the log's
         self._cut_short: set[TopicPartition] = set()  # a gap within what was fetched: begun anew behind what is stored
         self._moved: dict[TopicPartition, int] = {}  # since the last commit to Kafka
+        self._linger = Linger(config.linger_ms / 1_000, config.linger_most_ms / 1_000)
+        self._busy = Busy()
         self._most = config.max_records  # in a transaction: less where MySQL did not get done with as many
         self._commit_at = self._lag_at = 0.0
         self.ready = False
@@ -93,7 +97,8 @@ class Persist:
             if self._again:
                 await self._hold(backoff.next(), stop)
             elif moving:
-                await trio.sleep_until(started + self._config.linger_ms / 1000)
+                self._busy.tell(self._linger)
+                await trio.sleep_until(started + self._linger.seconds)
         await self._tell_kafka()
 
     async def _cycle(self) -> bool:

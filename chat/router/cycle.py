@@ -26,6 +26,7 @@ import structlog
 import trio
 
 from chat.backoff import Backoff
+from chat.busy import Busy
 from chat.config import RouterConfig
 from chat.errors import BadData, Conflict, PartError, SetupError
 from chat.linger import Linger
@@ -98,6 +99,7 @@ class Router:
         self._max_bytes = max_batch_bytes
         self._memory = Memory(config.prev_entries)
         self._linger = Linger(config.linger_ms / 1_000, config.linger_most_ms / 1_000)
+        self._busy = Busy()
         self._owned: frozenset[TopicPartition] = frozenset()
         self._again: set[TopicPartition] = set()  # to be begun
         self._places: dict[TopicPartition, Place] = {}
@@ -214,9 +216,8 @@ class Router:
         if count:
             self._metrics.records.inc(count)
             self._metrics.cycle_records.observe(count)
-            took = trio.current_time() - began
-            self._linger.took(took)
-            self._metrics.cycle.observe(took)
+            self._busy.tell(self._linger)
+            self._metrics.cycle.observe(trio.current_time() - began)
 
     def _items(self, fetched: Fetched) -> tuple[list[Item], dict[TopicPartition, int], int]:
         """The deliveries of a fetch; where each partition is then done; how many records counted."""

@@ -22,14 +22,15 @@ def rows(heading: str) -> Iterator[tuple[str, str]]:
     """Setting and value of the tables of a section."""
     section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     assert section, heading
-    for name, value in re.findall(r"^\| `([\w.\-]+)` \| ([^|]+) \|", section, re.MULTILINE):
-        yield name, value.strip()
+    for names, values in re.findall(r"^\| ((?:`[\w.\-]+`(?:, )?)+) \| ([^|]+) \|", section, re.MULTILINE):
+        several = re.findall(r"`([^`]+)`", names)
+        yield from zip(several, values.strip().split(", ") if len(several) > 1 else [values.strip()], strict=True)
 
 
 @pytest.mark.parametrize("heading", ["An edge", "Router and persist"])
 def test_the_services_settings(heading: str) -> None:
     found = dict(rows(heading))
-    assert len(found) > 8
+    assert len(found) > 10
     for name, value in found.items():
         section, _, field = name.partition(".")
         assert str(getattr(getattr(Config(), section), field)) == value, name
