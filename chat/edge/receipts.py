@@ -1,8 +1,10 @@
 """Acknowledgements of devices: coalesced, checked against the log's end, written as receipts; `delivered` to senders.
 
-Every `receipts_ms` what gathered is worked off: one receipts record per (user, device), one `delivered` notice per (sender,
-recipient, stream), each with the highest number. Nothing here is the only copy: a device acknowledges again after its next
-log-in, and `delivered` for what was acknowledged without being seen by this edge is looked up at a session's first ack.
+Every `receipts_ms` what gathered is checked, and one `delivered` notice per (sender, recipient, stream) is told, with the
+highest number. Every `cursors_ms`, sooner for a session that has ended, one receipts record per (user, device) is written: a
+cursor is for the device's next log-in, so nobody waits for it. Nothing here is the only copy: a device acknowledges again
+after its next log-in, and `delivered` for what was acknowledged without being seen by this edge is looked up at a session's
+first ack.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import trio
 from chat.backoff import Backoff
 from chat.config import EdgeConfig
 from chat.edge.clock import EdgeClock
-from chat.edge.connection import Connection
+from chat.edge.connection import CLOSING, Connection
 from chat.edge.progress import EdgeProgress
 from chat.edge.publisher import EdgePublisher
 from chat.errors import ChatError, PartError
@@ -49,6 +51,7 @@ class ReceiptsLog:
         metrics: EdgeMetrics,
     ) -> None:
         self._period = config.receipts_ms / 1_000
+        self._cursors_period = config.cursors_ms / 1_000
         self._topics = topics
         self._publisher = publisher
         self._progress = progress
@@ -56,6 +59,8 @@ class ReceiptsLog:
         self._history = history
         self._metrics = metrics
         self._acks: dict[tuple[Connection, str], Ack] = {}
+        self._cursors: dict[Connection, dict[str, int]] = {}  # checked, to be written: positions by timeline
+        self._cursors_at = 0.0
         self._lookups: list[Passed] = []
         self._archived: deque[Passed] = deque()  # of those, the ones that the archive has rows of
         self._marks: dict[tuple[int, int, int], int] = {}  # (recipient, sender, stream) → seq
@@ -76,13 +81,18 @@ class ReceiptsLog:
             while True:
                 await trio.sleep(self._period)
                 try:
-                    await self.flush()
+                    await self._work_off()
                 except (ChatError, PartError) as error:
                     _log.warning("receipts wait", error=str(error))
                     await trio.sleep(random.uniform(0.2, 1.0))
 
     async def flush(self) -> None:
-        """Write what has gathered. Raises PartError or ChatError where the log's end is not known: then all is kept."""
+        """Write all that has gathered. Raises as `_work_off` does."""
+        self._cursors_at = 0.0
+        await self._work_off()
+
+    async def _work_off(self) -> None:
+        """What is due. Raises PartError or ChatError where the log's end is not known: then all is kept."""
         if self._acks:
             acks, self._acks = self._acks, {}
             try:
@@ -92,7 +102,8 @@ class ReceiptsLog:
                     self.ack(conn, ack)
                 raise
             self._metrics.acks.inc(len(acks))
-            self._write(acks, ends)
+            self._take(acks, ends)
+        self._write()
         if self._lookups:
             await self._look_up()
         if self._marks:
@@ -116,21 +127,33 @@ class ReceiptsLog:
             ends.update(await self._progress.end(unsure))
         return ends
 
-    def _write(self, acks: dict[tuple[Connection, str], Ack], ends: dict[str, int]) -> None:
-        receipts: dict[tuple[int, str], Receipts] = {}
+    def _take(self, acks: dict[tuple[Connection, str], Ack], ends: dict[str, int]) -> None:
         for (conn, timeline), ack in acks.items():
             if ack.pos >= ends[timeline]:
                 conn.send(Error(code="bad_request", message="ack: beyond the end", retriable=False, rid=ack.rid))
             elif ack.pos:
-                who = (conn.user, conn.device)
-                if who not in receipts:
-                    receipts[who] = Receipts(conn.user, conn.device, {})
-                passed = receipts[who].acks
+                passed = self._cursors.setdefault(conn, {})
                 passed[timeline] = max(ack.pos, passed.get(timeline, 0))
                 if timeline[0] == "u":
                     self._passed(conn, ack.pos)
+
+    def _write(self) -> None:
+        """The cursors that are due: of all, or of those whose sessions have ended."""
+        if trio.current_time() >= self._cursors_at:
+            self._cursors_at = trio.current_time() + self._cursors_period
+            due, self._cursors = self._cursors, {}
+        else:
+            due = {conn: acks for conn, acks in self._cursors.items() if conn.state >= CLOSING}
+            for conn in due:
+                del self._cursors[conn]
+        receipts: dict[tuple[int, str], dict[str, int]] = {}
+        for conn, acks in due.items():
+            passed = receipts.setdefault((conn.user, conn.device), {})
+            for timeline, pos in acks.items():
+                passed[timeline] = max(pos, passed.get(timeline, 0))
         now = self._clock.now()
-        self._publisher.put_keyed(self._topics.receipts, [receipts_record(r, now) for r in receipts.values()])
+        records = [receipts_record(Receipts(user, device, acks), now) for (user, device), acks in receipts.items()]
+        self._publisher.put_keyed(self._topics.receipts, records)
 
     def _passed(self, conn: Connection, pos: int) -> None:
         """What the device has of its user's own timeline: tell the senders who asked."""

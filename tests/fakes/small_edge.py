@@ -37,6 +37,7 @@ SETTINGS = EdgeConfig(
     lease_ms=400,
     linger_ms=0,
     receipts_ms=20,
+    cursors_ms=20,
     drain_s=1.0,
 )
 TOPICS = Topics("t")

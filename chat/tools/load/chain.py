@@ -43,6 +43,11 @@ class Chain:
         self._seen = self.known
         self._kept.clear()
 
+    def pass_over(self, pos: int) -> None:
+        """What lies up to there is not to be read."""
+        self.known = max(self.known, pos)
+        self._seen = max(self._seen, pos)
+
     def offer(self, delivery: Delivery) -> Offer:
         pos, prev = delivery.pos, delivery.prev
         if pos <= self.known:

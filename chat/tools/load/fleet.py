@@ -44,6 +44,7 @@ class Fleet:
         self.ready = 0
         self.syncs = 0
         self.requests = count()  # their rids
+        self.read: dict[str, int] = {}  # timelines that are known up to a position, whatever a device's cursor says
         self.losses: Counter[str] = Counter()  # why connections that were up ended
         self.goodbyes: Counter[int] = Counter()
         self.faults: Counter[str] = Counter()

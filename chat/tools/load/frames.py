@@ -45,7 +45,7 @@ def _logged_in(device: Device, event: protocol.LoggedIn, now: int) -> None:
     device.account.user, device.account.token = event.user, event.token
     device.state = SYNCING
     for timeline in (f"u{event.user}", *(f"g{group}" for group in event.groups)):
-        device.follow(timeline, event.cursors.get(timeline, 0))
+        device.follow(timeline, event.cursors.get(timeline, 0)).pass_over(device.fleet.read.get(timeline, 0))
     for chain in device.chains.values():
         device.sync(chain)
     for track in device.tracks:
@@ -134,7 +134,7 @@ def _error(device: Device, event: protocol.Error, now: int) -> None:
         device.fleet.fault(f"{event.code}: {event.message}")
 
 
-def _answer(device: Device, event: protocol.Ok | protocol.GroupReply, now: int) -> None:
+def _answer(device: Device, event: protocol.Ok | protocol.GroupReply | protocol.HistoryReply, now: int) -> None:
     then = device.answers.pop(str(event.rid), None)
     if then is not None:
         then(event)
@@ -162,6 +162,7 @@ ON: Final[Mapping[type, Callable[[Device, Any, int], None]]] = {
     protocol.GoodbyeFrame: _goodbye,
     protocol.Ok: _answer,
     protocol.GroupReply: _answer,
+    protocol.HistoryReply: _answer,
     protocol.Moved: _ignore,
     protocol.Replaced: _ignore,
     protocol.HeartbeatReply: _ignore,

@@ -42,7 +42,7 @@ class Synced(Struct, tag_field="type", tag="synced", kw_only=True):
 Incoming = (
     Delivery | protocol.Accepted | Synced | protocol.Error | protocol.HeartbeatReply | protocol.Welcome | protocol.LoggedIn
     | protocol.Registered | protocol.GoodbyeFrame | protocol.Resync | protocol.Moved | protocol.Replaced | protocol.Ok
-    | protocol.GroupReply
+    | protocol.GroupReply | protocol.HistoryReply
 )  # fmt: skip
 _decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming)
 
@@ -60,7 +60,7 @@ def decode(body: bytes) -> Incoming | None:
 
 _KNOWN: Final = frozenset({
     "message", "accepted", "synced", "error", "heartbeat", "welcome", "logged_in", "registered", "goodbye", "resync",
-    "moved", "replaced", "ok", "group",
+    "moved", "replaced", "ok", "group", "history",
 })  # fmt: skip
 
 

@@ -139,6 +139,27 @@ async def test_acknowledgements_are_coalesced_checked_and_written() -> None:
         await until(3, lambda: receipts(small) == {(1, "device-1"): {"u1": 3}})
 
 
+async def test_cursors_wait_longer_than_delivered_but_not_for_who_has_left() -> None:
+    async with small_edge(cursors_ms=3_600_000) as small:
+        ann, bob = await small.client(1), await small.client(2)
+        for seq in range(3):
+            await ann.send("send", to=2, stream=1, seq=seq, text="x", receipt=True)
+        await ann.expect("accepted", seq=2)
+        small.deliver(*(text(pos, 1, to=2, receipt=True) for pos in (1, 2, 3)))
+        await bob.expect("message", pos=3)
+        for pos in (1, 2):
+            await bob.send("ack", timeline="u2", pos=pos)
+            await until(3, lambda pos=pos: marks(small, "u1") == list(range(1, pos + 1)))  # type: ignore[misc]
+        assert receipts(small).get((2, "device-1"), {}).get("u2", 0) < 2  # the first of all may have gone at once
+        await bob.send("goodbye")
+        await until(3, lambda: receipts(small) == {(2, "device-1"): {"u2": 2}})
+
+
+def marks(small: SmallEdge, timeline: str) -> list[int]:
+    """The seqs that `delivered` has told of."""
+    return [m.extra["seq"] for m in small.log(timeline) if m.kind == "delivered" and m.extra]
+
+
 async def test_delivered_goes_to_the_sender_when_the_device_has_acknowledged() -> None:
     async with small_edge() as small:
         ann, bob = await small.client(1), await small.client(2)

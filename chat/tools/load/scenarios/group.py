@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from chat import protocol
 from chat.errors import SetupError
@@ -25,6 +25,8 @@ def run(run: Run) -> None:
     devices = gather(run, number * options.group_size)
     parts = [devices[at * options.group_size :][: options.group_size] for at in range(number)]
     groups = _ensure(run, parts)
+    for group, members in zip(groups, parts, strict=True):
+        _past(run, group, members[0])
     run.connect(devices)
     _await_membership(run, parts, groups)
     senders: list[Device] = []
@@ -83,6 +85,22 @@ def _join(run: Run, group: int, device: Device, done: Callable[[], None]) -> Non
         device.ask(protocol.GroupJoin(group=group), answered)
 
     ask()
+
+
+def _past(run: Run, group: int, device: Device) -> None:
+    """The joins have been read by all: ten thousand members would begin with ten thousand notices each."""
+
+    def ask(device: Device, done: Callable[[], None]) -> None:
+        def answered(event: Any) -> None:
+            if isinstance(event, protocol.HistoryReply):
+                run.fleet.read[f"g{group}"] = max((cast(int, m.pos) for m in event.messages), default=0)
+            else:
+                run.fleet.fault(f"history: {event.code}: {event.message}")
+            done()
+
+        device.ask(protocol.History(group=group, limit=1), answered)
+
+    run.visit([device], ask)
 
 
 def _await_membership(run: Run, parts: Sequence[Sequence[Device]], groups: Sequence[int]) -> None:
