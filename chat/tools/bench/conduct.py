@@ -37,7 +37,7 @@ READY_S: Final = 120.0
 #: The rate found by a search is confirmed by a run of this many seconds; where it does not hold so long, a little less.
 CONFIRM_S: Final = 60.0
 LESS: Final = 0.93
-CONFIRMATIONS: Final = 3
+CONFIRMATIONS: Final = 6
 _LAGS: Final = ("chat_router_lag_records", "chat_persist_lag_records")
 
 Say = Callable[[str], None]

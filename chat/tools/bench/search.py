@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 #: A rate is good enough when the next one known not to hold is no further above it.
-CLOSE: Final = 1.04
+CLOSE: Final = 1.08
 
 
 class Search:
