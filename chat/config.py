@@ -67,7 +67,7 @@ class EdgeConfig(Struct, frozen=True, kw_only=True):
     linger_ms: float = 0.5  # while busy, a produce cycle does not start sooner than this after the one before …
     linger_most_ms: float = 15.0  # … and the busier the machine, the later
     receipts_ms: int = 200  # acknowledgements are coalesced over this, for `delivered`
-    cursors_ms: int = 1_000  # and over this, for the cursors; of a session that has ended over the former
+    cursors_ms: int = 1_000  # a session's cursors are written no sooner than this after the last time
     lease_ms: int = 4_000
     sweep_s: int = 60  # every session's location is asserted again over this time
     sync_wait_ms: int = 2_000  # how long a sync waits for persist

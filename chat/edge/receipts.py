@@ -1,10 +1,10 @@
 """Acknowledgements of devices: coalesced, checked against the log's end, written as receipts; `delivered` to senders.
 
 Every `receipts_ms` what gathered is checked, and one `delivered` notice per (sender, recipient, stream) is told, with the
-highest number. Every `cursors_ms`, sooner for a session that has ended, one receipts record per (user, device) is written: a
-cursor is for the device's next log-in, so nobody waits for it. Nothing here is the only copy: a device acknowledges again
-after its next log-in, and `delivered` for what was acknowledged without being seen by this edge is looked up at a session's
-first ack.
+highest number. With it one receipts record per (user, device) is written; but of a session that goes on, none within
+`cursors_ms` of the one before: a cursor is for the device's next log-in, so nobody waits for it. Nothing here is the only
+copy: a device acknowledges again after its next log-in, and `delivered` for what was acknowledged without being seen by this
+edge is looked up at a session's first ack.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ReceiptsLog:
         self._metrics = metrics
         self._acks: dict[tuple[Connection, str], Ack] = {}
         self._cursors: dict[Connection, dict[str, int]] = {}  # checked, to be written: positions by timeline
-        self._cursors_at = 0.0
+        self._wrote: dict[Connection, float] = {}  # when a cursor of it was written, within the last `cursors_ms`
         self._lookups: list[Passed] = []
         self._archived: deque[Passed] = deque()  # of those, the ones that the archive has rows of
         self._marks: dict[tuple[int, int, int], int] = {}  # (recipient, sender, stream) → seq
@@ -88,7 +88,7 @@ class ReceiptsLog:
 
     async def flush(self) -> None:
         """Write all that has gathered. Raises as `_work_off` does."""
-        self._cursors_at = 0.0
+        self._wrote.clear()
         await self._work_off()
 
     async def _work_off(self) -> None:
@@ -138,21 +138,20 @@ class ReceiptsLog:
                     self._passed(conn, ack.pos)
 
     def _write(self) -> None:
-        """The cursors that are due: of all, or of those whose sessions have ended."""
-        if trio.current_time() >= self._cursors_at:
-            self._cursors_at = trio.current_time() + self._cursors_period
-            due, self._cursors = self._cursors, {}
-        else:
-            due = {conn: acks for conn, acks in self._cursors.items() if conn.state >= CLOSING}
-            for conn in due:
-                del self._cursors[conn]
+        """The cursors that are due."""
+        now = trio.current_time()
+        self._wrote = {conn: at for conn, at in self._wrote.items() if now < at + self._cursors_period}
+        due = {conn: acks for conn, acks in self._cursors.items() if conn not in self._wrote or conn.state >= CLOSING}
+        for conn in due:
+            del self._cursors[conn]
+            self._wrote[conn] = now
         receipts: dict[tuple[int, str], dict[str, int]] = {}
         for conn, acks in due.items():
             passed = receipts.setdefault((conn.user, conn.device), {})
             for timeline, pos in acks.items():
                 passed[timeline] = max(pos, passed.get(timeline, 0))
-        now = self._clock.now()
-        records = [receipts_record(Receipts(user, device, acks), now) for (user, device), acks in receipts.items()]
+        at = self._clock.now()
+        records = [receipts_record(Receipts(user, device, acks), at) for (user, device), acks in receipts.items()]
         self._publisher.put_keyed(self._topics.receipts, records)
 
     def _passed(self, conn: Connection, pos: int) -> None:
