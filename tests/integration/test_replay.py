@@ -96,8 +96,10 @@ async def _fill(line: Pipeline) -> None:
         await line.send(text(seq), text(seq, sender=2, to=1, stream=9), text(seq, sender=3, to=2, stream=4))
     await line.send(text(3))  # a resend
     for user in (1, 2):
-        joined = notice("group_joined", sender=1, group=7, sent_at=text(0).sent_at, extra={"user": user, "group": 7})
-        await line.write(*message_records(joined, ["g7", f"u{user}"]))
+        extra = {"user": user, "group": 7}
+        joined = notice("group_joined", sender=1, group=7, sent_at=text(0).sent_at, extra=extra)
+        told = notice("group_joined", sender=1, to=user, sent_at=text(0).sent_at, extra=extra)
+        await line.write(*message_records(joined, ["g7"]), *message_records(told, [f"u{user}"]))
     for seq in range(5):
         said = text(seq, stream=6)
         await line.write(*message_records(Message(
