@@ -7,7 +7,7 @@ position for known, and drops the message that is really there. So neither looks
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple, TypeGuard
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -43,13 +43,18 @@ class Fit(NamedTuple):
     said: Said | None
 
 
-def is_timeline(key: bytes | None) -> TypeGuard[bytes]:
-    return key is not None and _TIMELINE.fullmatch(key) is not None and int(key[1:]) < LIMIT
+def owner_of(key: bytes | None) -> int | None:
+    """The number of the user or the group; None: the key is no timeline."""
+    if key is None or not _TIMELINE.fullmatch(key):
+        return None
+    owner = int(key[1:])
+    return owner if owner < LIMIT else None
 
 
 def fit(key: bytes | None, value: bytes) -> Fit:
     """Raises Unfit."""
-    if not is_timeline(key):
+    owner = owner_of(key)
+    if key is None or owner is None:
         raise Unfit("the key is not a timeline")
     try:
         message = decode_message(value)
@@ -60,7 +65,6 @@ def fit(key: bytes | None, value: bytes) -> Fit:
     sender, to, group = message.sender, message.to, message.group
     if not (0 < sender < LIMIT and 0 <= message.sent_at < LIMIT):
         raise Unfit("sender or sent_at out of range")
-    owner = int(key[1:])
     if key[:1] == b"g":
         if group != owner or to is not None:
             raise Unfit("does not belong into this group's timeline")

@@ -8,7 +8,6 @@ all the same, since notices would be shown twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from hashlib import sha256
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from chat.errors import PartError, SetupError
+from chat.fitting import owner_of
 from chat.persist.offsets import Found
 from chat.persist.queries import text
 from chat.ports import Database, LogReader, Producer, Statement
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # it brings Arrow
 AT_ONCE: Final = 300
 POLL_S: Final = 0.5
 STALLED_S: Final = 30.0
-_TIMELINE: Final = re.compile(rb"[ug][1-9][0-9]{0,15}")
 
 
 async def carry_over(
@@ -93,11 +92,7 @@ async def read_all(reader: LogReader, found: Found) -> AsyncGenerator[tuple[Topi
 
 async def _stored(database: Database, archive: Shelf | None, generation: int, records: Sequence[Consumed]) -> set[int]:
     """The offsets of those that MySQL has, or the archive. (Rows only ever move from the one to the other.)"""
-    keys = {
-        (r.key.decode(), position(generation, r.offset)): r
-        for r in records
-        if r.key is not None and _TIMELINE.fullmatch(r.key)
-    }
+    keys = {(r.key.decode(), position(generation, r.offset)): r for r in records if r.key is not None and owner_of(r.key)}
     if not keys:
         return set()
     wanted = ",".join(f"('{timeline}',{pos})" for timeline, pos in keys)

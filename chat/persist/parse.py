@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from chat.fitting import LIMIT, Unfit, fit, is_timeline
+from chat.fitting import LIMIT, Unfit, fit, owner_of
 from chat.positions import position
 from chat.protocol import Message
 from chat.records import RECEIPT_HEADER, Consumed, Receipts, TopicPartition, conversation_of, decode_receipts
@@ -66,7 +66,7 @@ def parse_receipts(into: Parsed, partition: TopicPartition, records: Iterable[Co
             _need(0 < receipts.user < LIMIT, "user out of range")
             _need(_DEVICE.fullmatch(receipts.device), "not a device id")
             for timeline, pos in receipts.acks.items():
-                _need(is_timeline(timeline.encode()), "acknowledges what is no timeline")
+                _need(owner_of(timeline.encode()), "acknowledges what is no timeline")
                 _need(0 <= pos < LIMIT, "position out of range")
             into.receipts.append(receipts)
         except Unfit as why:
