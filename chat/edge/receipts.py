@@ -145,6 +145,8 @@ class ReceiptsLog:
         for conn in due:
             del self._cursors[conn]
             self._wrote[conn] = now
+        if not due:
+            return
         receipts: dict[tuple[int, str], dict[str, int]] = {}
         for conn, acks in due.items():
             passed = receipts.setdefault((conn.user, conn.device), {})

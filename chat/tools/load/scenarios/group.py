@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -25,8 +25,7 @@ def run(run: Run) -> None:
     devices = gather(run, number * options.group_size)
     parts = [devices[at * options.group_size :][: options.group_size] for at in range(number)]
     groups = _ensure(run, parts)
-    for group, members in zip(groups, parts, strict=True):
-        _past(run, group, members[0])
+    _pass_over_joins(run, {members[0]: group for group, members in zip(groups, parts, strict=True)})
     run.connect(devices)
     _await_membership(run, parts, groups)
     senders: list[Device] = []
@@ -87,20 +86,21 @@ def _join(run: Run, group: int, device: Device, done: Callable[[], None]) -> Non
     ask()
 
 
-def _past(run: Run, group: int, device: Device) -> None:
-    """The joins have been read by all: ten thousand members would begin with ten thousand notices each."""
+def _pass_over_joins(run: Run, groups: Mapping[Device, int]) -> None:
+    """The joins have been read by all: ten thousand members would begin with ten thousand notices each. `groups` by a
+    member who asks how far they go."""
 
     def ask(device: Device, done: Callable[[], None]) -> None:
         def answered(event: Any) -> None:
             if isinstance(event, protocol.HistoryReply):
-                run.fleet.read[f"g{group}"] = max((cast(int, m.pos) for m in event.messages), default=0)
+                run.fleet.read[f"g{groups[device]}"] = max((cast(int, m.pos) for m in event.messages), default=0)
             else:
                 run.fleet.fault(f"history: {event.code}: {event.message}")
             done()
 
-        device.ask(protocol.History(group=group, limit=1), answered)
+        device.ask(protocol.History(group=groups[device], limit=1), answered)
 
-    run.visit([device], ask)
+    run.visit(list(groups), ask)
 
 
 def _await_membership(run: Run, parts: Sequence[Sequence[Device]], groups: Sequence[int]) -> None:
