@@ -20,8 +20,8 @@ python_fits() {
         { "$1" -c 'import ensurepip, venv' 2>/dev/null || can_install; }
 }
 
-# The distribution's own first: it is built with profiles (PGO), which one compiled on the spot is mostly not; that is a
-# quarter of the CPU of all that is Python here.
+# The distribution's own first: it is built with profiles (PGO), which one compiled on the spot is mostly not
+# (docs/decisions/0096-the-distributions-own-python.md).
 python=""
 for candidate in "${PYTHON:-}" /usr/bin/python3.11 /usr/bin/python3 python3.11 python3 python3.12 python3.13; do
     if [ -n "$candidate" ] && have "$candidate" && python_fits "$candidate"; then
