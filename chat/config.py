@@ -101,7 +101,7 @@ class PersistConfig(Struct, frozen=True, kw_only=True):
     metrics: str = ""
     max_records: int = 2_000  # a transaction
     linger_ms: float = 20.0  # as for an edge, but nobody waits for persist except a sync
-    linger_most_ms: float = 80.0
+    linger_most_ms: float = 250.0
     commit_ms: int = 2_000  # to Kafka, for the lag that tools show; the truth is in MySQL
     stream_entries: int = 500_000  # bounded memory of stream heads
     retain_days: float = 7.0  # stored messages stay in Kafka's log for so long; 0: for ever
@@ -147,7 +147,8 @@ class UpConfig(Struct, frozen=True, kw_only=True):
     parts: str = "kafka,redis,mariadb,nginx"  # servers to run; those left out are yours, by [kafka], [redis], [mysql]
     first_port: int = 0  # 0: the well-known high ports; otherwise all ports are taken from here upwards
     kafka_heap_mb: int = 512
-    mysql_pool_mb: int = 256  # InnoDB buffer pool
+    mysql_pool_mb: int = 0  # InnoDB buffer pool; 0: an eighth of the machine's memory, from 128 to 2,048
+    nice: int = 10  # of persist, the archiver and MariaDB: nobody on line waits for them; 0: as all others
     log_mb: int = 16  # a process's log is cut above this, one old file is kept
     start_s: int = 120  # `chat up` waits this long for everything to be ready
 

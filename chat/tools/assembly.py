@@ -163,6 +163,7 @@ class Assembly:
             folder=self._state.folder,
             settings=self._toml(*READ[role], *SHARED),
             stop_s=stop_s,
+            nice=self.config.up.nice if role in ("persist", "archiver") else 0,
         )
 
     def _toml(self, *sections: str) -> str:

@@ -37,12 +37,13 @@ class Part:
     once: Once | None = None
     check: Check | None = None  # None: it tells by NOTIFY_SOCKET (see chat/notify.py)
     stop_s: float = 10.0  # after SIGTERM; then SIGKILL
+    nice: int = 0  # its priority, as nice(1) counts
 
     @property
     def fingerprint(self) -> str:
         """Two descriptions with the same one run the same thing: a process of the one may be kept for the other."""
         files = sorted((str(path), text) for path, text in self.files.items())
-        what = (self.command, sorted(self.environment.items()), files, self.settings)
+        what = (self.command, sorted(self.environment.items()), files, self.settings, self.nice)
         return sha256(repr(what).encode()).hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ As root the servers run as root: the folder is the caller's, and another user mi
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from chat.tools.readiness import kafka_ready, mysql_ready, redis_ready
 
 HOST: Final = "127.0.0.1"
 MYSQL_USER: Final = "chat"
+CONTAINER: Final = Path("/sys/fs/cgroup/memory.max")
 
 
 def shared_classes() -> tuple[str, ...]:
@@ -131,6 +133,19 @@ CREATE DATABASE IF NOT EXISTS `{database}` CHARACTER SET utf8mb4;
 """
 
 
+def memory_mb() -> int:
+    """The machine's, or what this container may have of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or "max"
+        found = min(found, int(CONTAINER.read_text()) >> 20)
+    return found
+
+
+def pool_mb(memory: int) -> int:
+    """InnoDB's pool where none is asked for: the other servers, edges and the page cache are on the machine too."""
+    return min(2_048, max(128, memory // 8))
+
+
 def mariadb(folder: Path, port: int, password: str, database: str, config: UpConfig) -> Part:
     """Its user `chat` may do everything with databases whose names begin with "chat". `password`: letters and digits."""
     server = programs.find(programs.MARIADB).path
@@ -144,7 +159,7 @@ def mariadb(folder: Path, port: int, password: str, database: str, config: UpCon
         host=HOST,
         port=port,
         init=init,
-        pool=config.mysql_pool_mb,
+        pool=config.mysql_pool_mb or pool_mb(memory_mb()),
     )
     accounts = MARIADB_INIT.format(name=MYSQL_USER, host=HOST, password=password, database=database)
     return Part(
@@ -169,4 +184,5 @@ def mariadb(folder: Path, port: int, password: str, database: str, config: UpCon
         ),
         check=partial(mysql_ready, f"{HOST}:{port}"),
         stop_s=30.0,
+        nice=config.nice,
     )

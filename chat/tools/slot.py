@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 import trio
 
+from chat.tools import priority
 from chat.tools.parts import Part, write_files
 from chat.tools.readiness import until
 from chat.tools.running import Listener, Running
@@ -110,6 +111,7 @@ class Slot:
         listener = Listener()
         try:
             await listener.open()
+            started = self.running is None
             if self.running is None:
                 try:
                     self.running = Running.start(self.part, self._state.log(self.part.name), self._environ, listener.address)
@@ -118,6 +120,8 @@ class Slot:
                     return None
                 self._set("starting")
             async with trio.open_nursery() as nursery:
+                if started and self.part.nice:
+                    nursery.start_soon(self._yield, self.running.pid)
                 if not self.ready.is_set():
                     nursery.start_soon(self._await_ready, listener)
                 code = await self.running.exited()
@@ -125,6 +129,10 @@ class Slot:
             return code
         finally:
             listener.close()
+
+    async def _yield(self, pid: int) -> None:
+        if not await priority.lower(pid, self.part.nice):
+            log.warning("priority_kept", part=self.part.name, pid=pid)
 
     async def _await_ready(self, listener: Listener) -> None:
         if self.part.check:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -57,6 +58,14 @@ async def test_one_that_is_killed_is_back_at_once(tmp_path: Path) -> None:
         await slot.ready.wait()
         assert slot.restarts == 1
         assert PAUSES[0] == 0
+
+
+async def test_its_priority(tmp_path: Path) -> None:
+    async with kept(tmp_path, replace(part(tmp_path, READY), nice=5)) as slot:
+        await slot.ready.wait()
+        assert slot.running is not None
+        pid = slot.running.pid
+        await until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 5)
 
 
 async def test_one_that_ends_again_and_again_is_waited_for(tmp_path: Path) -> None:
