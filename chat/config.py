@@ -91,7 +91,7 @@ class RouterConfig(Struct, frozen=True, kw_only=True):
     linger_most_ms: float = 15.0
     commit_ms: int = 500
     deliver_ms: int = 3_000  # an edge's topic that has not taken a batch by then is given up for a while
-    warm_records: int = 5_000  # read before the commit, per partition, to know `prev` again
+    warm_records: int = 25_000  # read before the commit, per partition, to know `prev` again
     prev_entries: int = 500_000  # bounded memory of `prev`
 
 
