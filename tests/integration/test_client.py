@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -182,12 +183,11 @@ def talk_through_a_pipe(cluster: Cluster, tmp_path: Path) -> None:
     assert [line.split("] ", 1)[1] for line in seen[:2]] == [f"{alice}: hello 中文", f"{alice}: /slash"]
     second.type(f"/accept {alice}", f"/to {alice}", "good morning")
     second.see("good morning  ✓")
-    for _ in range(100):  # it is in the list when it has come back by the own timeline, a moment after it is accepted
+    ends = time.monotonic() + 10
+    second.type("/list")  # it is in the list when it is stored and has come back, a moment after it is accepted
+    while "good morning" not in second.see(alice)[-1]:
+        assert time.monotonic() < ends, "what was said last is not what the list shows"
         second.type("/list")
-        if "good morning" in second.see(alice)[-1]:
-            break
-    else:
-        raise AssertionError("what was said last is not what the list shows")
     second.type("/nonsense")
     code, lines = second.end()
     assert code == 1, "a command that fails is told by the exit code"
