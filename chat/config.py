@@ -148,7 +148,7 @@ class UpConfig(Struct, frozen=True, kw_only=True):
     first_port: int = 0  # 0: the well-known high ports; otherwise all ports are taken from here upwards
     kafka_heap_mb: int = 512
     mysql_pool_mb: int = 0  # InnoDB buffer pool; 0: an eighth of the machine's memory, from 128 to 2,048
-    nice: int = 10  # of persist, the archiver and MariaDB: nobody on line waits for them; 0: as all others
+    nice: int = 10  # of persist and the archiver: nobody on line waits for them; 0: as all others
     log_mb: int = 16  # a process's log is cut above this, one old file is kept
     start_s: int = 120  # `chat up` waits this long for everything to be ready
 

@@ -184,5 +184,4 @@ def mariadb(folder: Path, port: int, password: str, database: str, config: UpCon
         ),
         check=partial(mysql_ready, f"{HOST}:{port}"),
         stop_s=30.0,
-        nice=config.nice,
     )
