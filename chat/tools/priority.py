@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from typing import Final
 
 import trio
 
-PROC = Path("/proc")
+from chat.tools.running import PROC
+
 #: Without privileges the kernel takes one autogroup's value per tenth of a second, of all processes together.
-_AGAIN_S = 0.15
-_TRIES = 20
+_AGAIN_S: Final = 0.15
+_TRIES: Final = 20
 
 
 async def lower(pid: int, nice: int) -> bool:
